@@ -1,0 +1,1 @@
+/* BCC includes it for networking programs; tracing programs need nothing of it. */

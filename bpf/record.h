@@ -1,0 +1,179 @@
+/* What the kernel side sends: the one place where its layout is written.
+ *
+ * Python reads this file (bitnet_trace/recording/layout.py) and builds its numpy dtypes and enums from it,
+ * so every declaration keeps to one form: `type name;` a line in structs, `NAME = value,` a line in enums.
+ */
+#ifndef BITNET_TRACE_RECORD_H
+#define BITNET_TRACE_RECORD_H
+
+/* ---- streamed events -------------------------------------------------------------------------------------
+ * One size for all, so that a span of the ring is a numpy array. `ts_ns` is CLOCK_MONOTONIC at the END of what
+ * is described; a duration reaches back from it. `phase` is the phase that the event's process was in. */
+struct event {
+	u64 ts_ns;
+	u32 tid;
+	u32 phase;
+	u16 kind;
+	u16 cpu;
+	u32 arg0;
+	u64 arg1;
+	u64 arg2;
+};
+
+enum kind {
+	/* ring `events`                    arg0                     arg1                  arg2            */
+	KIND_FAULT = 1,		/* enum fault_flag          address               latency ns      */
+	KIND_POPULATE = 2,	/* system call number       minor | major << 32   populated bytes */
+	KIND_SWITCH_OUT = 3,	/* enum switch_flag|state<<8 on-CPU ns            next tid        */
+	KIND_SWITCH_IN = 4,	/* enum switch_flag         off-CPU ns            run-queue ns    */
+	KIND_WAKEUP = 5,	/* waker's tid              target cpu            0               */
+	KIND_MIGRATE = 6,	/* destination cpu          origin cpu            0               */
+	KIND_FUTEX = 7,		/* operation | errno << 16  address               duration ns     */
+	KIND_READ = 8,		/* fd                       bytes, or -errno      duration ns     */
+	KIND_YIELD = 9,		/* 0                        0                     duration ns     */
+	KIND_SYSTEM_TIME = 10,	/* 0                        ns in kernel since the thread's last such record  0 */
+	KIND_RSS = 11,		/* pid                      resident bytes        0               */
+	/* memory calls: arg0 = pages, arg1 = page address | enum memory_detail or advice, arg2 = duration ns */
+	KIND_MMAP = 16,
+	KIND_MUNMAP = 17,
+	KIND_MREMAP = 18,
+	KIND_BRK = 19,
+	KIND_MADVISE = 20,
+	KIND_MPROTECT = 21,
+	KIND_MLOCK = 22,
+	/* ring `phases`                    arg0                     arg1                  arg2            */
+	KIND_PHASE_BEGIN = 32,	/* role                     context pointer       n_tokens | pid << 32 */
+	KIND_PHASE_END = 33,	/* enum phase_end           0                     pid << 32       */
+	KIND_PHASE_TOKENS = 34,	/* role                     0                     n_tokens | pid << 32 */
+	KIND_PHASE_MARK = 35,	/* role                     argument              pid << 32       */
+	KIND_MAX = 36,
+};
+
+/* Bit 31 of arg0, any kind with a duration, in counts mode: the event was counted in a kernel map already;
+ * only its duration is carried here, because it reaches over a phase edge and has to be split. */
+#define DURATION_ONLY 0x80000000
+
+enum fault_flag {
+	FAULT_MAJOR = 1,
+	FAULT_KERNEL = 2,	/* raised in kernel mode (copy_to_user ...) */
+	FAULT_WRITE = 4,
+	FAULT_EXEC = 8,
+	FAULT_FAILED = 16,	/* the exception had no handled fault: SIGSEGV, a fixup */
+	FAULT_NO_LATENCY = 32,	/* the exception was not seen, only the handled fault */
+};
+
+enum switch_flag {
+	SWITCH_VOLUNTARY = 1,
+	SWITCH_PREEMPT = 2,	/* preempted in kernel mode or by the scheduler's tick */
+	SWITCH_MIGRATED = 4,	/* in: runs on another CPU than before */
+	SWITCH_OPEN = 8,	/* in: no real switch, the wait was open when the recording or the thread ended */
+	SWITCH_EXIT = 16,	/* out: the thread's last */
+};
+
+/* the low 12 bits of a memory call's address word (addresses are page-aligned) */
+enum memory_detail {
+	MEMORY_READ = 1,
+	MEMORY_WRITE = 2,
+	MEMORY_EXEC = 4,
+	MEMORY_SHARED = 8,
+	MEMORY_ANONYMOUS = 16,
+	MEMORY_FIXED = 32,
+	MEMORY_POPULATE = 64,
+	MEMORY_LOCKED = 128,
+	MEMORY_HUGETLB = 256,
+	MEMORY_FAILED = 512,	/* the call returned an error; every memory call sets it */
+};
+
+enum phase_end {
+	END_RETURN = 1,		/* the function returned */
+	END_NEXT = 2,		/* never seen to return (an exception passed it): closed at the next begin */
+	END_EXIT = 3,		/* the thread or the process ended */
+	END_GAP = 4,		/* a gap between calls, closed by the next call or because it turned idle */
+};
+
+/* Roles of probed functions, as probes/<engine>.toml name them (`role = "decode"`), in lower case without ROLE_. */
+enum role {
+	ROLE_STARTUP = 1,	/* from the process's first instruction; no probe */
+	ROLE_GAP = 2,		/* between two calls; no probe */
+	ROLE_IDLE = 3,		/* a gap whose thread went to sleep; no probe */
+	ROLE_LOAD = 4,
+	ROLE_INIT = 5,
+	ROLE_DECODE = 6,
+	ROLE_UBATCH = 7,	/* one micro-batch: adds its tokens to the decode call around it */
+	ROLE_SAMPLE = 8,	/* mark: a token is sampled */
+	ROLE_LOGITS = 9,	/* mark: logits are read */
+	ROLE_WARMUP = 10,	/* mark: warm-up on (argument 1) or off (0) */
+	ROLE_PERF_RESET = 11,	/* mark: the engine's own counters are reset, what was before is warm-up */
+	ROLE_TEARDOWN = 12,
+	ROLE_LINK_MAP = 13,	/* the dynamic linker changed the link map: new libraries to look at */
+};
+
+/* ---- counters ---------------------------------------------------------------------------------------------
+ * One per thread and phase. `--detail counts` keeps them in a kernel map; `--detail events` folds the stream to
+ * the very same columns in Python. All are sums but rss_peak_bytes, a maximum that belongs to the process. */
+struct counters {
+	u64 cpu_ns;
+	u64 cpu_system_ns;
+	u64 faults_user_minor;
+	u64 faults_user_major;
+	u64 faults_kernel_minor;
+	u64 faults_kernel_major;
+	u64 faults_populate_minor;
+	u64 faults_populate_major;
+	u64 faults_failed;
+	u64 populated_bytes;
+	u64 fault_ns;
+	u64 switches_voluntary;
+	u64 switches_involuntary;
+	u64 wakeups;
+	u64 migrations;
+	u64 runq_wait_ns;
+	u64 offcpu_ns;
+	u64 futex_calls;
+	u64 futex_wait_ns;
+	u64 mmap_calls;
+	u64 mmap_bytes;
+	u64 munmap_calls;
+	u64 munmap_bytes;
+	u64 mremap_calls;
+	u64 brk_calls;
+	u64 madvise_calls;
+	u64 mprotect_calls;
+	u64 mlock_calls;
+	u64 memory_calls_ns;
+	u64 read_calls;
+	u64 read_bytes;
+	u64 read_ns;
+	u64 sched_yield_calls;
+	u64 rss_peak_bytes;
+};
+
+struct counter_key {
+	u32 tid;
+	u32 phase;
+};
+
+/* ---- ring `tasks`: what happened to processes and their address spaces; rare, variable in meaning ----------- */
+enum task_kind {
+	TASK_FORK = 1,		/* value = parent's tid */
+	TASK_EXEC = 2,		/* value = tid before the exec; text = file name */
+	TASK_COMM = 3,		/* text = new name */
+	TASK_EXIT = 4,		/* value = exit code of the thread, as wait() has it */
+	TASK_MAP_FILE = 5,	/* address, length, offset, device, inode of a file mapping; text = last part of its name */
+};
+
+struct task_event {
+	u64 ts_ns;
+	u32 kind;
+	u32 pid;
+	u32 tid;
+	u32 device;
+	u64 value;
+	u64 address;
+	u64 length;
+	u64 offset;
+	u64 inode;
+	char text[64];
+};
+
+#endif
