@@ -44,7 +44,8 @@ class _Header:
 
 def _enum(name: str, prefix: str, base: type[enum.Enum] = enum.IntEnum) -> Any:
     members = {key.removeprefix(prefix): value for key, value in _HEADER.enums[name].items() if key != "KIND_MAX"}
-    return base(name.title().replace("_", ""), members)  # type: ignore[call-overload]
+    # mypy takes a call of a class for its construction; that of an Enum without members makes a new one.
+    return base(name.title().replace("_", ""), members)  # type: ignore[call-arg]
 
 
 try:
@@ -56,7 +57,7 @@ EVENT_DTYPE = _HEADER.structs["event"]
 TASK_DTYPE = _HEADER.structs["task_event"]
 COUNTER_KEY_DTYPE = _HEADER.structs["counter_key"]
 COUNTERS_DTYPE = _HEADER.structs["counters"]
-COUNTER_FIELDS: tuple[str, ...] = COUNTERS_DTYPE.names
+COUNTER_FIELDS: tuple[str, ...] = COUNTERS_DTYPE.names or ()
 DURATION_ONLY: int = _HEADER.constants["DURATION_ONLY"]
 
 Kind = _enum("kind", "KIND_")

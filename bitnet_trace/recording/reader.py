@@ -1,0 +1,189 @@
+"""Reads a recording that may be whole, still growing, cut short or damaged.
+
+Files are mapped and Arrow batches stay views of them, so opening costs no memory that the system cannot
+take back. Nothing in a file is trusted: schema and every batch are checked before they are used.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from bitnet_trace.errors import TraceError
+from bitnet_trace.recording.layout import EVENT_DTYPE
+from bitnet_trace.recording.meta import load_meta
+from bitnet_trace.recording.schema import NULLABLE, SCHEMAS, STREAM_SUFFIX
+
+_PANDAS_TYPES = {
+    pa.uint32(): pd.Int64Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+}
+_DAMAGE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
+
+
+@dataclass
+class Recording:
+    """One recording. Times are CLOCK_MONOTONIC ns; tables use pandas' nullable dtypes, a missing value is pd.NA."""
+
+    path: Path
+    meta: dict[str, Any]
+    # False when it was cut short (killed writer, full disk, still being written) or a part is unreadable.
+    complete: bool
+    warnings: list[str]
+    _batches: dict[str, list[pa.RecordBatch]] = field(repr=False)
+
+    @property
+    def n_events(self) -> int:
+        """How many events are stored."""
+        return sum(batch.num_rows for batch in self._batches["events"])
+
+    def event_batches(self, n_max: int = 2_000_000) -> Iterator[npt.NDArray[np.void]]:
+        """The events as EVENT_DTYPE arrays of at most `n_max`, in the order of recording (nearly by time)."""
+        for batch in _regrouped(self._batches["events"], n_max):
+            events = np.empty(sum(part.num_rows for part in batch), dtype=EVENT_DTYPE)
+            begin = 0
+            for part in batch:
+                end = begin + part.num_rows
+                for name, column in zip(part.schema.names, part.columns, strict=True):
+                    if name in SCHEMAS["events"].names:
+                        events[name][begin:end] = column.to_numpy()
+                begin = end
+            yield events
+
+    @cached_property
+    def events(self) -> npt.NDArray[np.void]:
+        """All events as one EVENT_DTYPE array: 40 bytes each, so prefer `event_batches` for what may be large."""
+        return np.concatenate([np.empty(0, dtype=EVENT_DTYPE), *self.event_batches()])
+
+    @cached_property
+    def phases(self) -> pd.DataFrame:
+        """One row per phase, the columns of schema.PHASE_SCHEMA, by begin_ns and id."""
+        return _last_of(self._table("phases"), ["id"], ["begin_ns", "id"])
+
+    @cached_property
+    def threads(self) -> pd.DataFrame:
+        """One row per thread: tid, pid, comm, parent_tid, start_ns, end_ns, exit_code; by start_ns."""
+        return _last_of(self._table("threads"), ["tid", "start_ns"], ["start_ns", "tid"])
+
+    @cached_property
+    def maps(self) -> pd.DataFrame:
+        """File mappings: pid, ts_ns, address, length, offset, device, inode, path; in the order of recording."""
+        return self._table("maps")
+
+    @cached_property
+    def stored_counters(self) -> pd.DataFrame:
+        """The counters that the kernel kept (`--detail counts`): tid, phase and layout.COUNTER_FIELDS, as deltas."""
+        return self._table("counters")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        schema = SCHEMAS[name]
+        batches = [batch.select(schema.names) for batch in self._batches[name]]
+        frame = pa.Table.from_batches(batches, schema=schema).to_pandas(types_mapper=_PANDAS_TYPES.get)
+        assert isinstance(frame, pd.DataFrame)
+        return frame
+
+
+def open_recording(path: str | os.PathLike[str]) -> Recording:
+    """Opens the recording folder at `path`.
+
+    A stream that is missing is empty; one that ends in the middle keeps its whole batches and is told in `warnings`.
+    Raises TraceError where `path` is no recording, its meta.json is unreadable, or a stream holds other columns.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        raise TraceError(f"{folder} does not exist", "bitnet-trace run -- CMD makes a recording")
+    if not folder.is_dir():
+        raise TraceError(f"{folder} is not a recording: it is not a folder", "name the .btrace folder itself")
+    meta, warnings = load_meta(folder)
+    complete = meta.get("complete") is True
+    if not complete:
+        warnings.append("the recording was cut short or is still being made")
+    batches: dict[str, list[pa.RecordBatch]] = {}
+    for name in SCHEMAS:
+        batches[name], damage = _read_stream(folder / (name + STREAM_SUFFIX), name)
+        stored = meta.get("rows", {}).get(name)
+        n_rows = sum(batch.num_rows for batch in batches[name])
+        if damage is None and complete and isinstance(stored, int) and n_rows < stored:
+            damage = f"{name}{STREAM_SUFFIX} holds {n_rows} of {stored} rows"
+        if damage is not None:
+            warnings.append(damage)
+            complete = False
+    return Recording(folder, meta, complete, warnings, batches)
+
+
+def _read_stream(path: Path, name: str) -> tuple[list[pa.RecordBatch], str | None]:
+    """The whole batches of one stream, and what is wrong with the rest of it."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return [], None
+    except OSError as error:
+        raise TraceError(f"cannot read {path}: {error.strerror}", "check who owns it") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise TraceError(f"{path} is not a file", "record again")
+    cut = f"{path.name} is cut short or damaged: what is after its last whole batch is left out"
+    if status.st_size == 0:
+        return [], cut
+    batches: list[pa.RecordBatch] = []
+    try:
+        reader = pa.ipc.open_stream(pa.memory_map(str(path)))
+    except PermissionError as error:
+        raise TraceError(f"cannot read {path}: {error.strerror}", "check who owns it") from None
+    except _DAMAGE:
+        return [], cut
+    try:
+        schema = reader.schema
+    except _DAMAGE:
+        return [], cut
+    _check_schema(path, schema, name)
+    while True:
+        try:
+            batch = reader.read_next_batch()
+            batch.validate(full=True)
+        except StopIteration:
+            return batches, None
+        except _DAMAGE:
+            return batches, cut
+        if any(batch.column(column).null_count for column in SCHEMAS[name].names if column not in NULLABLE[name]):
+            return batches, cut
+        batches.append(batch)
+
+
+def _check_schema(path: Path, schema: pa.Schema, name: str) -> None:
+    for wanted in SCHEMAS[name]:
+        if schema.names.count(wanted.name) != 1 or schema.field(wanted.name).type != wanted.type:
+            raise TraceError(
+                f"{path} is damaged or not of a recording: column {wanted.name} should be {wanted.type}", "record again"
+            )
+
+
+def _regrouped(batches: list[pa.RecordBatch], n_max: int) -> Iterator[list[pa.RecordBatch]]:
+    """The batches in groups of at most `n_max` rows, larger ones cut."""
+    group: list[pa.RecordBatch] = []
+    room = n_max
+    for batch in batches:
+        offset = 0
+        while offset < batch.num_rows:
+            part = batch.slice(offset, min(room, batch.num_rows - offset))
+            group.append(part)
+            offset += part.num_rows
+            room -= part.num_rows
+            if not room:
+                yield group
+                group, room = [], n_max
+    if group:
+        yield group
+
+
+def _last_of(table: pd.DataFrame, key: list[str], order: list[str]) -> pd.DataFrame:
+    return table.drop_duplicates(key, keep="last").sort_values(order, kind="stable").reset_index(drop=True)

@@ -1,0 +1,83 @@
+"""The Arrow schemas of a recording's streams and the names of its files."""
+
+import numpy as np
+import pyarrow as pa
+
+from bitnet_trace.recording.layout import COUNTER_FIELDS, EVENT_DTYPE
+
+SCHEMA_VERSION = 1
+
+META_NAME = "meta.json"
+META_TEMPORARY_NAME = "meta.json.tmp"
+STREAM_SUFFIX = ".arrows"
+LOG_NAMES = ("stdout.log", "stderr.log")
+# Streams that other parts of the tool add to a recording; named here so that --force may replace them.
+STREAM_NAMES = ("events", "counters", "phases", "threads", "maps", "samples", "stacks", "symbols")
+
+EVENT_SCHEMA = pa.schema([pa.field(name, pa.from_numpy_dtype(EVENT_DTYPE[name])) for name in EVENT_DTYPE.names or ()])
+
+COUNTER_DTYPE = np.dtype([("tid", "<u4"), ("phase", "<u4"), *((name, "<u8") for name in COUNTER_FIELDS)])
+COUNTER_SCHEMA = pa.schema(
+    [pa.field(name, pa.from_numpy_dtype(COUNTER_DTYPE[name])) for name in COUNTER_DTYPE.names or ()]
+)
+
+PHASE_SCHEMA = pa.schema(
+    [
+        ("id", pa.uint32()),
+        ("pid", pa.uint32()),
+        ("tid", pa.uint32()),
+        ("context", pa.uint64()),
+        ("role", pa.string()),
+        ("begin_ns", pa.int64()),
+        ("end_ns", pa.int64()),
+        ("end_kind", pa.uint32()),
+        ("n_tokens", pa.uint32()),
+        ("n_sampled", pa.uint32()),
+        ("n_logits", pa.uint32()),
+        ("warmup", pa.bool_()),
+        ("before_reset", pa.bool_()),
+        ("overlapped", pa.bool_()),
+    ]
+)
+
+THREAD_SCHEMA = pa.schema(
+    [
+        ("tid", pa.uint32()),
+        ("pid", pa.uint32()),
+        ("comm", pa.string()),
+        ("parent_tid", pa.uint32()),
+        ("start_ns", pa.int64()),
+        ("end_ns", pa.int64()),
+        ("exit_code", pa.int64()),
+    ]
+)
+
+MAP_SCHEMA = pa.schema(
+    [
+        ("pid", pa.uint32()),
+        ("ts_ns", pa.int64()),
+        ("address", pa.uint64()),
+        ("length", pa.uint64()),
+        ("offset", pa.uint64()),
+        ("device", pa.uint64()),
+        ("inode", pa.uint64()),
+        ("path", pa.string()),
+    ]
+)
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "events": EVENT_SCHEMA,
+    "counters": COUNTER_SCHEMA,
+    "phases": PHASE_SCHEMA,
+    "threads": THREAD_SCHEMA,
+    "maps": MAP_SCHEMA,
+}
+
+# Fields that may be null; a null anywhere else means that the file is damaged.
+NULLABLE = {
+    "events": frozenset[str](),
+    "counters": frozenset[str](),
+    "phases": frozenset({"context", "end_ns", "end_kind", "n_tokens"}),
+    "threads": frozenset({"comm", "parent_tid", "start_ns", "end_ns", "exit_code"}),
+    "maps": frozenset({"device", "inode", "path"}),
+}

@@ -1,0 +1,264 @@
+"""Writes a recording: a folder of Arrow IPC streams and meta.json, whole after every batch.
+
+The writer may run as root in a folder of another user, so every file is created through the folder's own
+descriptor, exclusively and without following links.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from bitnet_trace.errors import TraceError
+from bitnet_trace.recording.layout import EVENT_DTYPE
+from bitnet_trace.recording.schema import (
+    COUNTER_DTYPE,
+    LOG_NAMES,
+    META_NAME,
+    META_TEMPORARY_NAME,
+    SCHEMA_VERSION,
+    SCHEMAS,
+    STREAM_NAMES,
+    STREAM_SUFFIX,
+)
+
+# Arrow columnar format, "IPC Streaming Format": continuation marker and a metadata length of zero.
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+_REPLACEABLE = {META_NAME, META_TEMPORARY_NAME, *LOG_NAMES, *(name + STREAM_SUFFIX for name in STREAM_NAMES)}
+
+Row = Mapping[str, Any]
+
+
+class Writer:
+    """One recording while it is made. Not thread-safe.
+
+    `path` becomes a new folder (mode 0700, files 0600, given to `owner` = (uid, gid) where that is set); it must not
+    exist, unless `force` is set and it is a recording, which is then replaced. `meta` is what is known at the start.
+    All methods raise TraceError where the disk or a permission says no; what was written before stays readable.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        meta: Mapping[str, Any],
+        force: bool = False,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._owner = owner
+        self._streams: dict[str, _Stream] = {}
+        self._folder = _create_folder(self.path, force, owner)
+        self._meta: dict[str, Any] = {"schema": SCHEMA_VERSION, **meta, "complete": False}
+        try:
+            self._write_meta()
+        except TraceError:
+            os.close(self._folder)
+            raise
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What meta.json holds now."""
+        return dict(self._meta)
+
+    def events(self, batch: npt.NDArray[np.void]) -> None:
+        """Appends events, an EVENT_DTYPE array."""
+        self._append_array("events", batch, EVENT_DTYPE)
+
+    def counters(self, array: npt.NDArray[np.void]) -> None:
+        """Appends counters since the last call: a structured array of tid, phase and all of layout.COUNTER_FIELDS."""
+        self._append_array("counters", array, COUNTER_DTYPE)
+
+    def phases(self, rows: Iterable[Row]) -> None:
+        """Appends rows of `PhaseLog.fold`; a later row of the same id replaces an earlier one."""
+        self._append_rows("phases", rows)
+
+    def threads(self, rows: Iterable[Row]) -> None:
+        """Appends rows: tid, pid, comm, parent_tid, start_ns, end_ns or None, exit_code or None.
+
+        A later row of the same tid and start_ns replaces an earlier one.
+        """
+        self._append_rows("threads", rows)
+
+    def maps(self, rows: Iterable[Row]) -> None:
+        """Appends file mappings: pid, ts_ns, address, length (bytes), offset, device, inode, path."""
+        self._append_rows("maps", rows)
+
+    def update_meta(self, **values: Any) -> None:
+        """Sets keys of meta.json; readers see the old file or the new one, never a part."""
+        self._meta.update(values)
+        self._write_meta()
+
+    def close(self, exit_status: int | None) -> None:
+        """Ends all streams and marks the recording complete; `exit_status` is as subprocess.returncode has it."""
+        if self._folder < 0:
+            return
+        try:
+            for stream in self._streams.values():
+                stream.close()
+            rows = {name: stream.n_rows for name, stream in self._streams.items()}
+            failed = any(stream.failure for stream in self._streams.values())
+            self.update_meta(exit_status=exit_status, rows=rows, complete=not failed)
+        finally:
+            for stream in self._streams.values():
+                stream.release()
+            os.close(self._folder)
+            self._folder = -1
+
+    def _append_array(self, name: str, array: npt.NDArray[np.void], dtype: np.dtype[np.void]) -> None:
+        if not len(array):
+            return
+        columns = [pa.array(np.ascontiguousarray(array[field], dtype=dtype[field])) for field in dtype.names or ()]
+        self._stream(name).append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name]))
+
+    def _append_rows(self, name: str, rows: Iterable[Row]) -> None:
+        clean = [{key: _text(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows]
+        if clean:
+            self._stream(name).append(pa.RecordBatch.from_pylist(clean, schema=SCHEMAS[name]))
+
+    def _stream(self, name: str) -> "_Stream":
+        stream = self._streams.get(name)
+        if stream is None:
+            file_name = name + STREAM_SUFFIX
+            with _explained(self.path / file_name):
+                descriptor = _create_file(self._folder, file_name, self._owner)
+            stream = self._streams[name] = _Stream(descriptor, self.path / file_name, SCHEMAS[name])
+        return stream
+
+    def _write_meta(self) -> None:
+        text = json.dumps(self._meta, indent=1, ensure_ascii=True, default=str) + "\n"
+        with _explained(self.path / META_NAME):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(META_TEMPORARY_NAME, dir_fd=self._folder)
+            descriptor = _create_file(self._folder, META_TEMPORARY_NAME, self._owner)
+            try:
+                _write_all(descriptor, text.encode())
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(META_TEMPORARY_NAME, META_NAME, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            os.fsync(self._folder)
+
+
+class _Stream:
+    """One Arrow IPC stream; each batch is written whole or not at all."""
+
+    def __init__(self, descriptor: int, path: Path, schema: pa.Schema) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._size = 0
+        self._schema = schema
+        self.n_rows = 0
+        self.failure: TraceError | None = None
+
+    def append(self, batch: pa.RecordBatch) -> None:
+        if not self._size:
+            self._write(self._schema.serialize())
+        self._write(batch.serialize())
+        self.n_rows += batch.num_rows
+
+    def close(self) -> None:
+        if self.failure is None:
+            # A stream without its end is readable too: a full disk is no reason to fail here.
+            with contextlib.suppress(TraceError):
+                self._write(_END_OF_STREAM)
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+    def _write(self, data: Any) -> None:
+        if self.failure is not None:
+            raise self.failure
+        try:
+            with _explained(self._path):
+                _write_all(self._descriptor, data)
+        except TraceError as error:
+            self.failure = error
+            # A part of a batch is no use to a reader, and the disk may need the room for meta.json.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._size)
+            raise
+        self._size += len(memoryview(data))
+
+
+def _text(value: str) -> str:
+    """File names and comms are bytes to the kernel: what is no UTF-8 is shown as \\xNN."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _write_all(descriptor: int, data: Any) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = {
+            errno.ENOSPC: "make room, or record to another disk with -o; what was recorded so far can be read",
+            errno.EDQUOT: "make room, or record to another disk with -o; what was recorded so far can be read",
+            errno.ENOENT: f"mkdir -p {path.parent}",
+        }.get(error.errno or 0, "choose another place with -o")
+        raise TraceError(f"cannot write {path}: {error.strerror}", hint) from error
+
+
+def _create_file(folder: int, name: str, owner: tuple[int, int] | None) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+    if owner is not None:
+        os.fchown(descriptor, *owner)
+    return descriptor
+
+
+def _create_folder(path: Path, force: bool, owner: tuple[int, int] | None) -> int:
+    """Makes the new folder and gives its descriptor."""
+    with _explained(path):
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            if not force:
+                hint = "choose another name with -o, or replace it with --force"
+                raise TraceError(f"{path} exists already", hint) from None
+            _remove_recording(path)
+            os.mkdir(path, 0o700)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            # In a folder that others may write, the new one could have been swapped for something else.
+            if os.fstat(folder).st_uid != os.geteuid() or os.listdir(folder):
+                raise TraceError(f"{path} was replaced by something else while it was made", "record to another place")
+            if owner is not None:
+                os.fchown(folder, *owner)
+        except BaseException:
+            os.close(folder)
+            raise
+    return folder
+
+
+def _remove_recording(path: Path) -> None:
+    """Removes the recording at `path`; refuses to touch anything that a recording does not consist of."""
+    refusal = TraceError(f"{path} is not a recording, so --force does not replace it", "choose another name with -o")
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise refusal
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        names = set(os.listdir(folder))
+        if META_NAME not in names or not names <= _REPLACEABLE:
+            raise refusal
+        for name in names:
+            if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise refusal
+        for name in sorted(names, key=lambda one: one == META_NAME):
+            os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(folder)
+    os.rmdir(path)
