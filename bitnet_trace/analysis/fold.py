@@ -1,0 +1,216 @@
+"""Folds streamed events to the counters that `--detail counts` keeps in the kernel: one row per phase and thread."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bitnet_trace.analysis.split import PhaseEdges, as_time
+from bitnet_trace.recording.layout import COUNTER_FIELDS, DURATION_ONLY, FaultFlag, Kind, MemoryDetail, SwitchFlag
+
+MAXIMA = frozenset({"rss_peak_bytes"})
+PAGE_SHIFT = np.uint64(12)
+
+# futex(2): the operations that sleep (WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2) without their flags, and
+# the numbers that the kernel side gives to the system calls futex_waitv and futex_wait.
+FUTEX_WAITS = np.array([0, 6, 9, 11, 13], dtype=np.uint32)
+FUTEX_OPERATION_MASK = 127
+FUTEX_CALL_WAITS = np.array([200, 201], dtype=np.uint32)
+_KEY_SHIFT = np.uint64(32)
+_LOW_WORD = np.uint64(0xFFFFFFFF)
+_MEMORY_CALLS = {
+    Kind.MMAP: "mmap",
+    Kind.MUNMAP: "munmap",
+    Kind.MREMAP: "mremap",
+    Kind.BRK: "brk",
+    Kind.MADVISE: "madvise",
+    Kind.MPROTECT: "mprotect",
+    Kind.MLOCK: "mlock",
+}
+_LARGEST_SUM = float(1 << 62)
+
+Events = npt.NDArray[np.void]
+Amounts = npt.NDArray[np.integer[Any]]
+Rows = npt.NDArray[np.intp]
+
+
+def no_counters() -> pd.DataFrame:
+    """Counters of nothing: the columns and the index that all counters have."""
+    index = pd.MultiIndex.from_arrays([np.empty(0, np.int64), np.empty(0, np.int64)], names=["phase", "tid"])
+    return pd.DataFrame({name: np.empty(0, np.int64) for name in COUNTER_FIELDS}, index=index)
+
+
+def fold_events(events: Events | Iterable[Events], phases: pd.DataFrame) -> pd.DataFrame:
+    """The counters of `events`: one EVENT_DTYPE array, or several that are folded one at a time.
+
+    `phases` has the columns of schema.PHASE_SCHEMA and should hold every phase that the events name; an event of a
+    phase that it lacks keeps its phase number. The result has index (phase, tid) and the columns layout.COUNTER_FIELDS
+    as int64: sums, and for rss_peak_bytes the maximum. A count bills to the event's own phase; time on and off the CPU,
+    on the run queue and in futex, read and memory calls is split at the phase edges of its process.
+    """
+    edges = PhaseEdges(phases)
+    batches = [events] if isinstance(events, np.ndarray) else events
+    total = no_counters()
+    for batch in batches:
+        total = add_counters(total, _Fold(batch, edges).result())
+    return total
+
+
+def from_stored(stored: pd.DataFrame) -> pd.DataFrame:
+    """Counters, in the form of `fold_events`, of the deltas that the kernel kept (Recording.stored_counters)."""
+    if stored.empty:
+        return no_counters()
+    columns = {name: as_time(stored[name].to_numpy(dtype=np.uint64)) for name in COUNTER_FIELDS}
+    index = pd.MultiIndex.from_arrays(
+        [stored["phase"].to_numpy(dtype=np.int64), stored["tid"].to_numpy(dtype=np.int64)], names=["phase", "tid"]
+    )
+    return add_counters(no_counters(), pd.DataFrame(columns, index=index))
+
+
+def add_counters(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
+    """Both together: sums, and of maxima the larger."""
+    both = pd.concat([left, right])
+    groups = both.groupby(level=["phase", "tid"])
+    total = groups.sum()
+    for name in MAXIMA:
+        total[name] = groups[name].max()
+    return total
+
+
+class _Fold:
+    """One batch while it is folded: keys of (phase, tid) as small numbers, and a column of sums for each counter."""
+
+    def __init__(self, events: Events, edges: PhaseEdges) -> None:
+        self._edges = edges
+        self._events = events
+        self._ts_ns = as_time(events["ts_ns"])
+        keys = events["phase"].astype(np.uint64) << _KEY_SHIFT | events["tid"]
+        self._code, self._keys = pd.factorize(keys)
+        self._begin_ns, self._pid = edges.lookup((self._keys >> _KEY_SHIFT).astype(np.uint32))
+        self._sums = {name: np.zeros(len(self._keys)) for name in COUNTER_FIELDS}
+        # Parts of durations in other phases than their record's: counter, keys, amounts.
+        self._moved: list[tuple[str, npt.NDArray[np.uint64], npt.NDArray[np.float64]]] = []
+
+    def result(self) -> pd.DataFrame:
+        steps: dict[int, Callable[[Rows], None]] = {
+            Kind.FAULT: self._faults,
+            Kind.POPULATE: self._populate,
+            Kind.SWITCH_OUT: self._switches_out,
+            Kind.SWITCH_IN: self._switches_in,
+            Kind.WAKEUP: lambda rows: self._add("wakeups", rows),
+            Kind.MIGRATE: lambda rows: self._add("migrations", rows),
+            Kind.FUTEX: self._futex,
+            Kind.READ: self._reads,
+            Kind.YIELD: lambda rows: self._add("sched_yield_calls", rows),
+            Kind.SYSTEM_TIME: lambda rows: self._add("cpu_system_ns", rows, self._events["arg1"][rows]),
+            Kind.RSS: self._rss,
+        }
+        kinds = np.ascontiguousarray(self._events["kind"])
+        for kind in np.unique(kinds).tolist():
+            rows = np.flatnonzero(kinds == kind)
+            if kind in steps:
+                steps[kind](rows)
+            elif kind in _MEMORY_CALLS:
+                self._memory_calls(_MEMORY_CALLS[kind], rows)
+        return self._table()
+
+    def _table(self) -> pd.DataFrame:
+        keys = np.unique(np.concatenate([self._keys, *(keys for _, keys, _ in self._moved)]))
+        columns = {name: np.zeros(len(keys)) for name in COUNTER_FIELDS}
+        place = np.searchsorted(keys, self._keys)
+        for name, sums in self._sums.items():
+            columns[name][place] = sums
+        for name, moved_keys, amounts in self._moved:
+            columns[name][np.searchsorted(keys, moved_keys)] += amounts
+        index = pd.MultiIndex.from_arrays(
+            [(keys >> _KEY_SHIFT).astype(np.int64), (keys & _LOW_WORD).astype(np.int64)], names=["phase", "tid"]
+        )
+        table = pd.DataFrame({name: _to_int(values) for name, values in columns.items()}, index=index)
+        return table[(table != 0).any(axis=1)]
+
+    def _counted(self, rows: Rows) -> Rows:
+        """Those of `rows` that are events themselves and not only a duration of one that was counted already."""
+        return rows[self._events["arg0"][rows] < DURATION_ONLY]
+
+    def _add(self, name: str, rows: Rows, amount: Amounts | None = None) -> None:
+        """Adds 1, or `amount`, for each of `rows` to the counter in the row's own phase."""
+        if len(rows):
+            weights = None if amount is None else amount.astype(np.float64)
+            self._sums[name] += np.bincount(self._code[rows], weights=weights, minlength=len(self._keys))
+
+    def _add_time(self, name: str, rows: Rows, length_ns: Amounts) -> None:
+        """Adds the durations that end at `rows`, split at phase edges."""
+        end_ns = self._ts_ns[rows]
+        length = np.minimum(as_time(length_ns), end_ns)
+        over_edge = end_ns - length < self._begin_ns[self._code[rows]]
+        self._add(name, rows[~over_edge], length[~over_edge])
+        crossing = rows[over_edge]
+        if not len(crossing):
+            return
+        phase, tid = self._events["phase"][crossing], self._events["tid"][crossing]
+        pid = self._pid[self._code[crossing]]
+        for parts in self._edges.split(end_ns[over_edge], length[over_edge], phase, pid):
+            keys = parts.phase.astype(np.uint64) << _KEY_SHIFT | tid[parts.event]
+            code, unique = pd.factorize(keys)
+            self._moved.append((name, unique, np.bincount(code, weights=parts.ns.astype(np.float64))))
+
+    def _faults(self, rows: Rows) -> None:
+        rows = self._counted(rows)
+        flags = self._events["arg0"][rows]
+        failed = (flags & FaultFlag.FAILED) != 0
+        self._add("faults_failed", rows[failed])
+        kernel, major = (flags & FaultFlag.KERNEL) != 0, (flags & FaultFlag.MAJOR) != 0
+        for source, from_source in (("user", ~kernel), ("kernel", kernel)):
+            for size, of_size in (("minor", ~major), ("major", major)):
+                self._add(f"faults_{source}_{size}", rows[~failed & from_source & of_size])
+        self._add("fault_ns", rows[~failed], self._events["arg2"][rows[~failed]])
+
+    def _populate(self, rows: Rows) -> None:
+        both = self._events["arg1"][rows]
+        self._add("faults_populate_minor", rows, both & _LOW_WORD)
+        self._add("faults_populate_major", rows, both >> _KEY_SHIFT)
+        self._add("populated_bytes", rows, self._events["arg2"][rows])
+
+    def _switches_out(self, rows: Rows) -> None:
+        self._add_time("cpu_ns", rows, self._events["arg1"][rows])
+        counted = self._counted(rows)
+        flags = self._events["arg0"][counted]
+        is_switch, voluntary = (flags & SwitchFlag.EXIT) == 0, (flags & SwitchFlag.VOLUNTARY) != 0
+        self._add("switches_voluntary", counted[is_switch & voluntary])
+        self._add("switches_involuntary", counted[is_switch & ~voluntary])
+
+    def _switches_in(self, rows: Rows) -> None:
+        self._add_time("offcpu_ns", rows, self._events["arg1"][rows])
+        self._add_time("runq_wait_ns", rows, self._events["arg2"][rows])
+
+    def _futex(self, rows: Rows) -> None:
+        self._add("futex_calls", self._counted(rows))
+        operation = self._events["arg0"][rows] & np.uint32(0xFFFF)
+        plain = operation & np.uint32(FUTEX_OPERATION_MASK)
+        waits = rows[np.isin(operation, FUTEX_CALL_WAITS) | np.isin(plain, FUTEX_WAITS)]
+        self._add_time("futex_wait_ns", waits, self._events["arg2"][waits])
+
+    def _reads(self, rows: Rows) -> None:
+        counted = self._counted(rows)
+        self._add("read_calls", counted)
+        result = self._events["arg1"][counted].view(np.int64)
+        self._add("read_bytes", counted[result > 0], result[result > 0])
+        self._add_time("read_ns", rows, self._events["arg2"][rows])
+
+    def _memory_calls(self, name: str, rows: Rows) -> None:
+        counted = self._counted(rows)
+        self._add(f"{name}_calls", counted)
+        if f"{name}_bytes" in self._sums:
+            done = counted[(self._events["arg1"][counted] & np.uint64(MemoryDetail.FAILED)) == 0]
+            self._add(f"{name}_bytes", done, self._events["arg0"][done].astype(np.uint64) << PAGE_SHIFT)
+        self._add_time("memory_calls_ns", rows, self._events["arg2"][rows])
+
+    def _rss(self, rows: Rows) -> None:
+        np.maximum.at(self._sums["rss_peak_bytes"], self._code[rows], self._events["arg1"][rows].astype(np.float64))
+
+
+def _to_int(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Sums are whole numbers below 2^53 (104 days in ns), so exact; damage is kept in the range of int64."""
+    return np.minimum(sums, _LARGEST_SUM).astype(np.int64)

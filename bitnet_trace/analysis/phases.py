@@ -1,0 +1,188 @@
+"""Names phases, and says which phase a process was in at any time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bitnet_trace.recording.layout import PhaseEnd
+from bitnet_trace.recording.phase_log import BETWEEN_CALLS, CALL_ROLES
+
+PHASE_NAMES = ("startup", "load", "init", "warmup", "prefill", "decode", "sample", "idle", "teardown")
+UNKNOWN = "unknown"
+# Before the first call and after the last, a sleep shorter than this is part of the work there (a lock, a thread
+# that is joined); a longer one is a server that waits for requests.
+IDLE_MIN_NS = 1_000_000_000
+
+_FOREVER = np.iinfo(np.int64).max
+
+
+def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
+    """`phases` (columns of schema.PHASE_SCHEMA) with `name`, one of PHASE_NAMES, and `token`, in order of begin.
+
+    `token` counts the decode calls of a context from 1; it is missing elsewhere. The rules are those of
+    docs/architecture.md, "Phases".
+    """
+    ordered = phases.sort_values(["begin_ns", "id"], kind="stable").reset_index(drop=True)
+    names = np.full(len(ordered), UNKNOWN, dtype=object)
+    tokens: list[int | None] = [None] * len(ordered)
+    for _, group in ordered.groupby("pid", sort=False):
+        rows = [_Phase.of(row) for row in group.to_dict("records")]
+        positions = group.index.to_list()
+        for position, name, token in zip(positions, *_names_of_process(rows), strict=True):
+            names[position] = name
+            tokens[position] = token
+    return ordered.assign(name=pd.Series(names, dtype="str"), token=pd.array(tokens, dtype="Int64"))
+
+
+@dataclass(frozen=True)
+class _Phase:
+    role: str
+    context: int
+    dur_ns: int | None
+    exited: bool
+    n_tokens: int | None
+    n_marks: int
+    is_warmup: bool
+
+    @staticmethod
+    def of(row: dict[Any, Any]) -> "_Phase":
+        end_ns = _int(row["end_ns"])
+        return _Phase(
+            role=str(row["role"]),
+            context=_int(row["context"]) or 0,
+            dur_ns=None if end_ns is None else end_ns - int(row["begin_ns"]),
+            exited=_int(row["end_kind"]) == PhaseEnd.EXIT,
+            n_tokens=_int(row["n_tokens"]),
+            n_marks=int(row["n_sampled"]) + int(row["n_logits"]),
+            is_warmup=bool(row["warmup"]) or bool(row["before_reset"]),
+        )
+
+
+def _int(value: Any) -> int | None:
+    return None if value is None or pd.isna(value) else int(value)
+
+
+def _names_of_process(rows: list[_Phase]) -> tuple[list[str], list[int | None]]:
+    """Names and token numbers of the phases of one process, in order of begin."""
+    names = [row.role if row.role in PHASE_NAMES else UNKNOWN for row in rows]
+    tokens: list[int | None] = [None] * len(rows)
+    calls: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.role == "decode":
+            calls.setdefault(row.context, []).append(index)
+    for indices in calls.values():
+        _name_decode_calls(rows, indices, names, tokens)
+    _name_between_calls(rows, names)
+    return names, tokens
+
+
+def _name_decode_calls(rows: list[_Phase], indices: list[int], names: list[str], tokens: list[int | None]) -> None:
+    prefilled = False
+    n_decoded = 0
+    for index, next_index in zip(indices, [*indices[1:], None], strict=True):
+        row = rows[index]
+        if row.is_warmup:
+            names[index] = "warmup"
+            continue
+        is_piece = row.n_marks == 0 and next_index is not None
+        after_idle = index > 0 and rows[index - 1].role == "idle"
+        is_new_prompt = after_idle and row.n_tokens is not None and row.n_tokens > max(row.n_marks, 1)
+        if not prefilled or is_piece or is_new_prompt:
+            names[index] = "prefill"
+            prefilled = prefilled or row.n_marks > 0
+        else:
+            names[index] = "decode"
+            n_decoded += 1
+            tokens[index] = n_decoded
+
+
+def _name_between_calls(rows: list[_Phase], names: list[str]) -> None:
+    calls = [index for index, row in enumerate(rows) if row.role in CALL_ROLES]
+    if not calls:
+        return
+    working = [index for index in calls if rows[index].role != "teardown"]
+    last_working = working[-1] if working else -1
+    decodes = [index for index in calls if rows[index].role == "decode"]
+    first_decode = decodes[0] if decodes else len(rows)
+    process_ended = any(row.exited for row in rows[last_working + 1 :]) or calls[-1] > last_working
+    before: _Phase | None = None
+    for index, row in enumerate(rows):
+        if row.role in CALL_ROLES:
+            before = row
+            continue
+        if before is None or row.role not in BETWEEN_CALLS:
+            continue
+        short = row.dur_ns is not None and row.dur_ns < IDLE_MIN_NS
+        if row.role == "idle" and not short:
+            continue
+        if before.role == "teardown" or (decodes and index > last_working and process_ended):
+            names[index] = "teardown"
+        elif before.role in ("load", "init") and index < first_decode:
+            names[index] = "init"
+        elif before.role in ("load", "init"):
+            names[index] = "init" if row.role == "gap" else "idle"
+        elif row.role == "gap":
+            names[index] = "sample" if before.n_marks else "idle"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The phase that one process was in: `phase[i]` from `begin_ns[i]` to `begin_ns[i + 1]`.
+
+    Covers all time: the first phase reaches back and the last one on. Where calls of several threads overlap it is
+    the newest that is open, so a phase may have several segments.
+    """
+
+    begin_ns: npt.NDArray[np.int64]
+    phase: npt.NDArray[np.uint32]
+
+    @property
+    def end_ns(self) -> npt.NDArray[np.int64]:
+        """The end of each segment; the last one's is the largest int64."""
+        return np.append(self.begin_ns[1:], _FOREVER)
+
+
+def timelines(phases: pd.DataFrame) -> dict[int, Timeline]:
+    """pid to the timeline of that process."""
+    ordered = phases.sort_values(["begin_ns", "id"], kind="stable")
+    result = {}
+    for pid, group in ordered.groupby("pid"):
+        if group["overlapped"].any():
+            begin_ns, phase = _newest_open(group)
+        else:
+            begin_ns = group["begin_ns"].to_numpy(dtype=np.int64, copy=True)
+            phase = group["id"].to_numpy(dtype=np.uint32)
+        begin_ns[0] = np.iinfo(np.int64).min
+        result[int(str(pid))] = Timeline(begin_ns, phase)
+    return result
+
+
+def _newest_open(group: pd.DataFrame) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+    segments = list(_segments(group))
+    begin_ns = np.array([begin for begin, _ in segments], dtype=np.int64)
+    return begin_ns, np.array([phase for _, phase in segments], dtype=np.uint32)
+
+
+def _segments(group: pd.DataFrame) -> Iterator[tuple[int, int]]:
+    """(begin, phase) whenever the newest open phase of the process becomes another one."""
+    edges: list[tuple[int, int, int]] = []
+    for phase, begin_ns, end_ns in zip(group["id"], group["begin_ns"], group["end_ns"], strict=True):
+        edges.append((int(begin_ns), 1, int(phase)))
+        if not pd.isna(end_ns):
+            edges.append((max(int(end_ns), int(begin_ns)), 0, int(phase)))
+    edges.sort()
+    open_phases: dict[int, None] = {}
+    current = None
+    for ts_ns, is_begin, phase in edges:
+        if is_begin:
+            open_phases[phase] = None
+        else:
+            open_phases.pop(phase, None)
+        newest = next(reversed(open_phases), None)
+        if newest is not None and newest != current:
+            yield ts_ns, newest
+            current = newest
