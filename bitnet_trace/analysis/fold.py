@@ -154,7 +154,7 @@ class _Fold:
         for parts in self._edges.split(end_ns[over_edge], length[over_edge], phase, pid):
             keys = parts.phase.astype(np.uint64) << _KEY_SHIFT | tid[parts.event]
             code, unique = pd.factorize(keys)
-            self._moved.append((name, unique, np.bincount(code, weights=parts.ns.astype(np.float64))))
+            self._moved.append((name, unique, np.bincount(code, weights=parts.ns).astype(np.float64)))
 
     def _faults(self, rows: Rows) -> None:
         rows = self._counted(rows)
