@@ -1,0 +1,192 @@
+"""From a file to its probes: which engine it is, where each role's functions begin and return, at what cost."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO, Literal
+
+from bitnet_trace.engines import code
+from bitnet_trace.engines.elf import Elf, Symbol
+from bitnet_trace.engines.names import matches, needle, pretty
+from bitnet_trace.engines.probes import Alternative, Location, ProbeSet, RoleProbes
+
+Action = Literal["begin", "end", "mark", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One instruction to put a uprobe on.
+
+    `symbol` is the function that the role's pattern found, demangled; an "end" may lie in a function that it
+    tail-jumps to. `file_offset` is what perf_event_open takes. At every probe the stack pointer plus `sp_offset` is
+    what it was at the function's entry, where it points to the return address.
+    """
+
+    role: str
+    action: Action
+    symbol: str
+    file_offset: int
+    instruction: str
+    cost_class: code.CostClass
+    context: Location = Location()
+    n_tokens: Location = Location()
+    argument: Location = Location()
+    sp_offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What one file has.
+
+    `engine` is None for files that no probe set recognises. `missing` gives (role, reason) for the roles of the set
+    that nothing is probed for in this file, `doubts` (role, text) for calls whose return may not be seen.
+    """
+
+    engine: str | None = None
+    probes: list[Probe] = field(default_factory=list)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    doubts: list[tuple[str, str]] = field(default_factory=list)
+    build_id: str | None = None
+
+
+def resolve(file: BinaryIO, path: str, probe_sets: Sequence[ProbeSet]) -> Resolution:
+    """The probes of one x86-64 ELF file.
+
+    `file` is an open binary file, read here and left open; `path` serves messages only. The probe sets are those of
+    `load_probe_sets`, in its order. A file that no set knows gives an empty Resolution. Raises TraceError for what is
+    no such file, or a damaged one.
+    """
+    elf = Elf(file, path)
+    engine_set = _recognise(elf, probe_sets)
+    found = [one for one in (engine_set, *_support_sets(elf, probe_sets)) if one is not None]
+    if not found:
+        return Resolution()
+    roles = [probes for one in found for probes in one.probes]
+    functions = elf.functions_containing(
+        needle(symbol) for probes in roles for alternative in probes.alternatives for symbol in alternative.symbols
+    )
+    resolution = Resolution(engine=engine_set.engine if engine_set else None, build_id=elf.build_id)
+    for probes in roles:
+        _resolve_role(elf, probes, functions, resolution)
+    return resolution
+
+
+def engine_of(resolutions: Iterable[Resolution]) -> str | None:
+    """The engine of a program and its libraries: a fork that one of the files shows, else llama.cpp, else None."""
+    engines = {resolution.engine for resolution in resolutions if resolution.engine}
+    forks = sorted(engines - {"llama.cpp"})
+    return forks[0] if forks else next(iter(engines), None)
+
+
+def missing_roles(resolutions: Iterable[Resolution]) -> list[tuple[str, str]]:
+    """(role, reason) for the roles that none of a program's files has a probe for, each once."""
+    resolutions = list(resolutions)
+    probed = {probe.role for resolution in resolutions for probe in resolution.probes}
+    reasons: dict[str, str] = {}
+    for resolution in resolutions:
+        for role, reason in resolution.missing:
+            if role not in probed:
+                reasons.setdefault(role, reason)
+    return list(reasons.items())
+
+
+def _recognise(elf: Elf, probe_sets: Sequence[ProbeSet]) -> ProbeSet | None:
+    for one in probe_sets:
+        if one.engine is None:
+            continue
+        marked = any(elf.mentions(marker.encode()) for marker in one.markers)
+        if marked and elf.names_any(one.symbols):
+            return one
+        # A stripped program still holds its texts: it is named, and what is missing can be said.
+        if (marked or _is_stripped_program(elf)) and elf.holds_text(text.encode() for text in one.strings):
+            return one
+    return None
+
+
+def _is_stripped_program(elf: Elf) -> bool:
+    return elf.stripped and (elf.interpreter is not None or not elf.needed)
+
+
+def _support_sets(elf: Elf, probe_sets: Sequence[ProbeSet]) -> list[ProbeSet]:
+    """Sets without an engine, for what every program has (the dynamic linker)."""
+    return [
+        one for one in probe_sets if one.engine is None and any(elf.mentions(text.encode()) for text in one.markers)
+    ]
+
+
+def _resolve_role(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol], resolution: Resolution) -> None:
+    chosen = _choose(elf, probes, functions)
+    if chosen is None:
+        resolution.missing.append((probes.role, _why_missing(elf, probes)))
+        return
+    alternative, own = chosen
+    at_entry: Action = "begin" if probes.action == "call" else probes.action
+    resolved: dict[tuple[int, Action], Probe] = {}
+    for function in own:
+        entry = _probe(elf, probes.role, at_entry, function, function.address, alternative)
+        if isinstance(entry, str):
+            resolution.missing.append((probes.role, entry))
+            continue
+        resolved.setdefault((function.address, at_entry), entry)
+        if at_entry != "begin":
+            continue
+        exits = code.find_exits(elf, function, _cold_parts(elf, function))
+        for address in sorted(exits.addresses):
+            end = _probe(elf, probes.role, "end", function, address, Alternative(()))
+            if isinstance(end, Probe):
+                resolved.setdefault((address, "end"), end)
+            else:
+                exits.doubts.append(end)
+        resolution.doubts.extend((probes.role, f"{pretty(function.name)}: {doubt}") for doubt in exits.doubts)
+    resolution.probes.extend(resolved.values())
+
+
+def _choose(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol]) -> tuple[Alternative, list[Symbol]] | None:
+    """The first alternative that the file has functions for, and those, one for each address."""
+    for alternative in probes.alternatives:
+        own = {
+            function.address: function
+            for symbol in reversed(alternative.symbols)
+            for function in functions
+            if matches(symbol, function.name)
+        }
+        if own and (not alternative.when or elf.names_any(alternative.when)):
+            # An old name that only jumps to the new one is the same call.
+            stubs = {address for address in own if code.jump_stub_target(elf, address) in own.keys() - {address}}
+            return alternative, [function for address, function in sorted(own.items()) if address not in stubs]
+    return None
+
+
+def _why_missing(elf: Elf, probes: RoleProbes) -> str:
+    names = [symbol for alternative in probes.alternatives for symbol in alternative.symbols]
+    imported = elf.names_any(names)
+    if imported:
+        return f"{imported} is in another library"
+    listed = f"{names[0]}, …" if len(names) > 1 else names[0]
+    return f"no symbol {listed}" + (" (the file is stripped)" if elf.stripped else "")
+
+
+def _cold_parts(elf: Elf, function: Symbol) -> list[Symbol]:
+    """Parts of a function that the compiler moved away (`f.cold`, clang: `f.cold.1`)."""
+    prefix = function.name + ".cold"
+    return [part for part in elf.functions_containing([prefix.encode()]) if part.name.startswith(prefix)]
+
+
+def _probe(elf: Elf, role: str, action: Action, function: Symbol, address: int, places: Alternative) -> Probe | str:
+    """The probe on one instruction, or why there can be none."""
+    instruction = code.instruction_at(elf, address)
+    if instruction is None:
+        return f"{pretty(function.name)}: the code at {address:#x} cannot be decoded"
+    cost = code.cost_class(elf.read(address, instruction.size))
+    if cost == "refused":
+        return f"{pretty(function.name)}: the kernel allows no probe on `{instruction}`"
+    return Probe(
+        role=role,
+        action=action,
+        symbol=pretty(function.name),
+        file_offset=elf.file_offset(address),
+        instruction=str(instruction),
+        cost_class=cost,
+        context=places.context,
+        n_tokens=places.n_tokens,
+        argument=places.argument,
+    )
