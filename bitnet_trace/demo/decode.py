@@ -71,8 +71,10 @@ def timing_lines(timings: dict[str, Any]) -> list[str]:
     total_tokens = timings["prompt_n"] + timings["predicted_n"]
 
     def line(what: str, ms: float, count: int, unit: str) -> str:
-        each = f"{ms / count:8.2f} ms per token, {1e3 * count / ms:8.2f} tokens per second" if count and ms else ""
-        return f"{what:>16} = {ms:10.2f} ms / {count:5d} {unit}" + (f" ({each})" if each else "")
+        text = f"{what:>16} = {ms:10.2f} ms / {count:5d} {unit}"
+        if not count or not ms:
+            return text.rstrip()
+        return f"{text} ({ms / count:8.2f} ms per token, {1e3 * count / ms:8.2f} tokens per second)"
 
     lines = [
         f"{'load time':>16} = {timings['load_ms']:10.2f} ms",
