@@ -158,9 +158,9 @@ class _ExitSearch:
     def _step(self, instruction: Instruction, recent: list[Instruction], depth: int) -> None:
         if instruction.operation == "ret":
             self.exits.addresses.add(instruction.address)
-        elif instruction.operation == "jmp" and not _is_switch(instruction, recent):
-            self._leave(instruction, depth)
-        elif instruction.direct_target is not None:
+        elif instruction.direct_target is not None or (
+            instruction.operation == "jmp" and not _is_switch(instruction, recent)
+        ):
             self._leave(instruction, depth)
 
     def _leave(self, jump: Instruction, depth: int) -> None:

@@ -285,10 +285,12 @@ class Elf:
         return ()
 
     def _segments_of_type(self, kind: int) -> Table:
-        return self._segments[self._segments["type"] == kind]
+        chosen: Table = self._segments[self._segments["type"] == kind]
+        return chosen
 
     def _sections_of_type(self, kind: int) -> Table:
-        return self._sections[self._sections["type"] == kind]
+        chosen: Table = self._sections[self._sections["type"] == kind]
+        return chosen
 
     def _rows(self, section: Any, layout: np.dtype[Any]) -> Table:
         contents = self._contents(section, "size")
@@ -331,7 +333,8 @@ class Elf:
 
 def _is_function(symbols: Table) -> Table:
     """Mask of the functions that are defined in the file."""
-    return ((symbols["info"] & 15) == _STT_FUNC) & (symbols["section"] != 0) & (symbols["value"] != 0)
+    mask: Table = ((symbols["info"] & 15) == _STT_FUNC) & (symbols["section"] != 0) & (symbols["value"] != 0)
+    return mask
 
 
 def _string(strings: bytes, offset: int) -> str:

@@ -37,15 +37,18 @@ class Location:
     offset: int = 0
 
 
+NOWHERE = Location()
+
+
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """Functions that do the same thing and take their arguments in the same places."""
 
     symbols: tuple[str, ...]
     when: tuple[str, ...] = ()
-    context: Location = Location()
-    n_tokens: Location = Location()
-    argument: Location = Location()
+    context: Location = NOWHERE
+    n_tokens: Location = NOWHERE
+    argument: Location = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)

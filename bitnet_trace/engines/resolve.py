@@ -7,7 +7,7 @@ from typing import BinaryIO, Literal
 from bitnet_trace.engines import code
 from bitnet_trace.engines.elf import Elf, Symbol
 from bitnet_trace.engines.names import matches, needle, pretty
-from bitnet_trace.engines.probes import Alternative, Location, ProbeSet, RoleProbes
+from bitnet_trace.engines.probes import NOWHERE, Alternative, Location, ProbeSet, RoleProbes
 
 Action = Literal["begin", "end", "mark", "tokens"]
 
@@ -27,9 +27,9 @@ class Probe:
     file_offset: int
     instruction: str
     cost_class: code.CostClass
-    context: Location = Location()
-    n_tokens: Location = Location()
-    argument: Location = Location()
+    context: Location = NOWHERE
+    n_tokens: Location = NOWHERE
+    argument: Location = NOWHERE
     sp_offset: int = 0
 
 
@@ -78,8 +78,11 @@ def engine_of(resolutions: Iterable[Resolution]) -> str | None:
 
 
 def missing_roles(resolutions: Iterable[Resolution]) -> list[tuple[str, str]]:
-    """(role, reason) for the roles that none of a program's files has a probe for, each once."""
-    resolutions = list(resolutions)
+    """(role, reason) for the roles that none of a program's files has a probe for, each once.
+
+    The reason is that of the file with most probes: the engine's library says more than the program that imports it.
+    """
+    resolutions = sorted(resolutions, key=lambda resolution: -len(resolution.probes))
     probed = {probe.role for resolution in resolutions for probe in resolution.probes}
     reasons: dict[str, str] = {}
     for resolution in resolutions:
@@ -119,25 +122,37 @@ def _resolve_role(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol], res
         resolution.missing.append((probes.role, _why_missing(elf, probes)))
         return
     alternative, own = chosen
-    at_entry: Action = "begin" if probes.action == "call" else probes.action
     resolved: dict[tuple[int, Action], Probe] = {}
+    problems: list[str] = []
     for function in own:
-        entry = _probe(elf, probes.role, at_entry, function, function.address, alternative)
-        if isinstance(entry, str):
-            resolution.missing.append((probes.role, entry))
+        if probes.action == "call":
+            found = _call_probes(elf, probes.role, function, alternative, resolution.doubts)
+        else:
+            found = _probe(elf, probes.role, probes.action, function, function.address, alternative)
+        if isinstance(found, str):
+            problems.append(found)
             continue
-        resolved.setdefault((function.address, at_entry), entry)
-        if at_entry != "begin":
-            continue
-        exits = code.find_exits(elf, function, _cold_parts(elf, function))
-        for address in sorted(exits.addresses):
-            end = _probe(elf, probes.role, "end", function, address, Alternative(()))
-            if isinstance(end, Probe):
-                resolved.setdefault((address, "end"), end)
-            else:
-                exits.doubts.append(end)
-        resolution.doubts.extend((probes.role, f"{pretty(function.name)}: {doubt}") for doubt in exits.doubts)
+        for probe in found if isinstance(found, list) else [found]:
+            resolved.setdefault((probe.file_offset, probe.action), probe)
     resolution.probes.extend(resolved.values())
+    if not resolved:
+        resolution.missing.extend((probes.role, problem) for problem in problems[:1])
+
+
+def _call_probes(
+    elf: Elf, role: str, function: Symbol, places: Alternative, doubts: list[tuple[str, str]]
+) -> list[Probe] | str:
+    """A "begin" at the function's entry and an "end" at each exit, or why there can be none; adds to `doubts`."""
+    begin = _probe(elf, role, "begin", function, function.address, places)
+    if isinstance(begin, str):
+        return begin
+    exits = code.find_exits(elf, function, _cold_parts(elf, function))
+    if exits.addresses == {function.address}:
+        return f"{pretty(function.name)} is only a jump into another library"
+    ends = [_probe(elf, role, "end", function, address, Alternative(())) for address in sorted(exits.addresses)]
+    exits.doubts.extend(end for end in ends if isinstance(end, str))
+    doubts.extend((role, f"{pretty(function.name)}: {doubt}") for doubt in exits.doubts)
+    return [begin, *(end for end in ends if isinstance(end, Probe))]
 
 
 def _choose(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol]) -> tuple[Alternative, list[Symbol]] | None:

@@ -1,0 +1,117 @@
+"""The libraries that a program will load, found on disk as the dynamic linker would (ld.so(8))."""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from bitnet_trace.engines.elf import Elf
+from bitnet_trace.errors import TraceError
+
+_DEFAULT_FOLDERS = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
+_CACHE_LINE = re.compile(r"^\s*(?P<name>\S+) \((?P<flags>[^)]*)\) => (?P<path>.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A program with what it needs: `files` begins with itself, `not_found` are names that no folder has."""
+
+    files: tuple[Path, ...]
+    not_found: tuple[str, ...]
+
+
+def linked_files(program: Path, environment: Mapping[str, str] | None = None) -> Linked:
+    """The program, its dynamic linker and all libraries it needs, directly or not, breadth first.
+
+    Searched in this order: DT_RPATH of the file and of those that need it (where there is no DT_RUNPATH),
+    LD_LIBRARY_PATH, DT_RUNPATH, the cache (`ldconfig -p`), the default folders. What a program opens later by itself
+    (plug-ins, Python extensions) is not known here. Raises TraceError when `program` cannot be read as ELF.
+    """
+    environment = os.environ if environment is None else environment
+    library_path = [folder for folder in re.split("[:;]", environment.get("LD_LIBRARY_PATH", "")) if folder]
+    found: dict[str, Path] = {}
+    not_found: list[str] = []
+    files = [program]
+    pending: list[tuple[Path, list[str]]] = [(program, [])]
+    while pending:
+        path, inherited = pending.pop(0)
+        elf_runpath, elf_rpath, needed, interpreter = _dynamic_facts(path)
+        rpath = [] if elf_runpath else [_expanded(folder, path) for folder in elf_rpath] + inherited
+        if interpreter and path == program and Path(interpreter).is_file():
+            found[Path(interpreter).name] = Path(interpreter)
+            files.append(Path(interpreter))
+        folders = [*rpath, *library_path, *(_expanded(folder, path) for folder in elf_runpath)]
+        for name in needed:
+            if name in found or name in not_found:
+                continue
+            library = _find(name, folders)
+            if library is None:
+                not_found.append(name)
+                continue
+            found[name] = library
+            files.append(library)
+            pending.append((library, rpath))
+    return Linked(tuple(files), tuple(not_found))
+
+
+def _dynamic_facts(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str | None]:
+    with open_binary(path) as file:
+        elf = Elf(file, str(path))
+        return elf.runpath, elf.rpath, elf.needed, elf.interpreter
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """The file, opened for reading. Raises TraceError."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise TraceError(f"cannot open {path}: {error.strerror}", "check the path and its permissions") from None
+
+
+def _find(name: str, folders: list[str]) -> Path | None:
+    if "/" in name:
+        return Path(name) if _is_usable(Path(name)) else None
+    in_folders = (Path(folder, name) for folder in folders)
+    cached = (Path(path) for path in _cache().get(name, ()))
+    by_default = (Path(folder, name) for folder in _DEFAULT_FOLDERS)
+    return next((path for path in (*in_folders, *cached, *by_default) if _is_usable(path)), None)
+
+
+def _is_usable(path: Path) -> bool:
+    """A library for another machine is passed over, as the dynamic linker does."""
+    if not path.is_file():
+        return False
+    try:
+        _dynamic_facts(path)
+    except TraceError:
+        return False
+    return True
+
+
+def _expanded(folder: str, path: Path) -> str:
+    origin = str(path.resolve().parent)
+    for token, value in (("ORIGIN", origin), ("LIB", "lib/x86_64-linux-gnu"), ("PLATFORM", "x86_64")):
+        folder = folder.replace(f"${{{token}}}", value).replace(f"${token}", value)
+    return folder
+
+
+@functools.cache
+def _cache() -> dict[str, list[str]]:
+    """Library name to paths, as /etc/ld.so.cache has them; empty on systems without one (musl)."""
+    ldconfig = shutil.which("ldconfig", path=os.environ.get("PATH", "") + ":/sbin:/usr/sbin")
+    if ldconfig is None:
+        return {}
+    try:
+        text = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    paths: dict[str, list[str]] = {}
+    for match in _CACHE_LINE.finditer(text):
+        if "x86-64" in match["flags"]:
+            paths.setdefault(match["name"], []).append(match["path"])
+    return paths
