@@ -83,7 +83,8 @@ class Bcc:
     genuine: bool  # False: the crystal-lattice package of the same name on PyPI
 
 
-def read(root: Path = Path("/")) -> Host:
+def gather(root: Path = Path("/")) -> Host:
+    """All facts; takes a few milliseconds."""
     proc, sys_ = root / "proc", root / "sys"
     cpuinfo = _text(proc / "cpuinfo") or ""
     status = _fields(proc / "self/status")
@@ -140,6 +141,21 @@ def require_supported(root: Path = Path("/")) -> None:
             "this is a container: the kernel's process numbers are not the ones seen here",
             "run it on the host, or start the container with --pid=host --privileged",
         )
+
+
+def mount_tracefs(root: Path = Path("/")) -> str | None:
+    """Mount tracefs at /sys/kernel/tracing unless it is mounted somewhere; needs root.
+
+    Returns its mount point, None when it cannot be mounted (recordings do without).
+    """
+    found = _mount_point(root / "proc/self/mounts", "tracefs")
+    if found:
+        return found
+    import ctypes  # costs every start a few milliseconds; this is for those that mount
+
+    where = root / "sys/kernel/tracing"
+    libc = ctypes.CDLL(None)
+    return None if libc.mount(b"tracefs", os.fsencode(where), b"tracefs", 0, None) else str(where)
 
 
 def find_bcc() -> Bcc | None:

@@ -288,7 +288,7 @@ def doctor(as_json: bool) -> int:
 
     Features are tried, versions are not compared. Exit code 0: `run` works here; 1: it does not.
     """
-    machine = host.read()
+    machine = host.gather()
     unsupported = None
     try:
         host.require_supported()

@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -189,3 +190,19 @@ def _private_folder(folder: Path) -> None:
         raise TraceError(f"{folder} belongs to another user", "set XDG_CACHE_HOME to a folder of your own")
     if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise TraceError(f"others may write to {folder}", f"chmod go-w {folder}")
+
+
+def main() -> None:
+    """`python -m bitnet_trace.demo.model SIZE` prints the path of the cached model, or one line on stderr."""
+    _, size = sys.argv
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    try:
+        print(cached(size, Path(base) / "bitnet-trace"))
+    except TraceError as error:
+        sys.exit(f"{error.message}; {error.hint}")
+    except OSError as error:
+        sys.exit(f"the demo's model cannot be written: {error.filename or base}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()

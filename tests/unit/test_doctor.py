@@ -13,7 +13,7 @@ from bitnet_trace.commands import doctor
 BCC = host.Bcc(Path("/usr/lib/python3/dist-packages/bcc"), "0.26.0", genuine=True)
 WORKS = doctor.Attempts(None, None, None, None, None, None)
 GOOD = dataclasses.replace(
-    host.read(Path("/nonexistent")),
+    host.gather(Path("/nonexistent")),
     kernel="6.1.0",
     cpus_online=(0, 1),
     cpus_allowed=(0, 1),
@@ -109,7 +109,7 @@ def test_table_has_no_colour_off_a_terminal_and_shows_each_fix(capsys, monkeypat
 
 @pytest.mark.parametrize("works", [True, False])
 def test_json_and_exit_code_agree(monkeypatch, works):
-    monkeypatch.setattr(host, "read", lambda: dataclasses.replace(GOOD, btf=works))
+    monkeypatch.setattr(host, "gather", lambda: dataclasses.replace(GOOD, btf=works))
     monkeypatch.setattr(host, "require_supported", lambda: None)
     monkeypatch.setattr(host, "find_bcc", lambda: BCC)
     monkeypatch.setattr(doctor, "attempt", lambda privileged: WORKS)

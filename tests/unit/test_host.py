@@ -50,7 +50,7 @@ LAPTOP = {
 
 
 def test_laptop(tmp_path):
-    facts = host.read(put(tmp_path, LAPTOP))
+    facts = host.gather(put(tmp_path, LAPTOP))
     assert facts.kernel == "5.15.0-91-generic"
     assert facts.distribution == "Ubuntu 22.04.3 LTS"
     assert facts.cpu_model == "12th Gen Intel(R) Core(TM) i7-1260P"
@@ -77,13 +77,13 @@ def test_laptop(tmp_path):
 
 
 def test_nothing_to_read_is_none_and_never_an_error(tmp_path):
-    facts = host.read(tmp_path).to_dict()
+    facts = host.gather(tmp_path).to_dict()
     found = {name: value for name, value in facts.items() if value not in (None, ())}
     assert found == {"pmu": False, "btf": False, "uprobe_pmu": False}
 
 
 def test_this_machine_fits_into_json():
-    facts = host.read()
+    facts = host.gather()
     assert json.loads(json.dumps(facts.to_dict()))["kernel"] == facts.kernel
     assert facts.memory_bytes > facts.memory_available_bytes > 0
 
@@ -97,7 +97,7 @@ def test_this_machine_fits_into_json():
     ],
 )
 def test_container(tmp_path, files, said):
-    assert host.read(put(tmp_path, files)).container == said
+    assert host.gather(put(tmp_path, files)).container == said
 
 
 @pytest.mark.parametrize(("inode", "refused"), [("4026531836", False), ("4026532201", True)])
