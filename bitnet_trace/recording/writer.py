@@ -112,6 +112,14 @@ class Writer:
             os.close(self._folder)
             self._folder = -1
 
+    def discard(self) -> None:
+        """Removes the recording: there was nothing to record."""
+        for stream in self._streams.values():
+            stream.release()
+        os.close(self._folder)
+        self._folder = -1
+        _remove_recording(self.path)
+
     def _append_array(self, name: str, array: npt.NDArray[np.void], dtype: np.dtype[np.void]) -> None:
         if not len(array):
             return

@@ -1,0 +1,250 @@
+"""The BPF programs: compiled by BCC, loaded, attached. The only module that imports bcc."""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_trace.capture import btf, syscalls
+from bitnet_trace.errors import TraceError
+from bitnet_trace.recording.layout import COUNTER_KEY_DTYPE, COUNTERS_DTYPE, Kind
+from bitnet_trace.resources import bpf_dir
+
+# compiled as one text, in this order: each file uses what stands before it
+_SOURCES = ("state", "phase", "fault", "task", "sched", "futex", "io", "memory", "syscall")
+
+TRACEPOINTS = (
+    "sched_process_fork",
+    "sched_process_exec",
+    "sched_process_exit",
+    "task_rename",
+    "sched_switch",
+    "sched_wakeup",
+    "sched_wakeup_new",
+    "sched_migrate_task",
+    "page_fault_user",
+    "page_fault_kernel",
+    "sys_enter",
+    "sys_exit",
+)
+
+_LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases")
+_MAX_PROBES = 1024
+_PERF_TYPE_SOFTWARE, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 5, 6
+
+
+@dataclass(frozen=True)
+class Rings:
+    """Sizes in bytes, powers of two."""
+
+    events: int = 64 << 20
+    phases: int = 1 << 20
+    tasks: int = 4 << 20
+
+
+def _source_text(folder: Path) -> str:
+    parts = []
+    for name in _SOURCES:
+        path = folder / f"{name}.bpf.c"
+        parts.append(f'#line 1 "{path}"\n{path.read_text()}')
+    return "\n".join(parts)
+
+
+def _import_bcc() -> Any:
+    # BCC looks for kernel headers here; ours are all that the programs need
+    os.environ["BCC_KERNEL_SOURCE"] = str(bpf_dir() / "include")
+    try:
+        import bcc
+    except ImportError as error:
+        raise TraceError(
+            f"BCC cannot be imported ({error})", "apt-get install python3-bpfcc, and see bitnet-trace doctor"
+        ) from None
+    if not hasattr(bcc, "BPF"):
+        raise TraceError("the Python package 'bcc' here is not the BPF compiler collection", "pip uninstall bcc")
+    return bcc
+
+
+@contextlib.contextmanager
+def _working_directory(folder: Path) -> Iterator[None]:
+    """BCC searches the current directory for headers first: it has to be ours, not where the user happens to be."""
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[list[str]]:
+    """The compiler writes to descriptor 2; its words belong into our one error, not on the user's screen."""
+    lines: list[str] = []
+    with open(os.memfd_create("bpf-log"), "w+b") as log:
+        saved = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            log.seek(0)
+            lines.extend(log.read().decode(errors="replace").splitlines())
+
+
+class Programs:
+    """All programs of one recording, loaded; attached by the methods below; gone after close().
+
+    `counting`: keep counters in a kernel map (--detail counts) instead of streaming each event.
+    Raises TraceError when the kernel refuses.
+    """
+
+    def __init__(self, counting: bool, rings: Rings) -> None:
+        bcc = _import_bcc()
+        constants = btf.kernel_constants(btf.load_vmlinux())
+        pages = {"EVENTS_PAGES": rings.events >> 12, "PHASES_PAGES": rings.phases >> 12, "TASKS_PAGES": rings.tasks >> 12}
+        flags = [f"-D{name}={value}" for name, value in {**constants, **pages}.items()]
+        flags += [f"-I{bpf_dir()}", "-Wno-unused-function", *(["-DDETAIL_COUNTS"] if counting else [])]
+        self.counting = counting
+        self.rings = rings
+        self._links: list[int] = []
+        self._functions: dict[str, Any] = {}
+        log: list[str] = []
+        try:
+            with _working_directory(bpf_dir()), _captured_stderr() as log:
+                self._bpf = bcc.BPF(text=_source_text(bpf_dir()), cflags=flags)
+                for name in TRACEPOINTS:
+                    self._functions[name] = self._bpf.load_func(f"on_{name}", bcc.BPF.RAW_TRACEPOINT)
+                for name in ("fault_minor", "fault_major"):
+                    self._functions[name] = self._bpf.load_func(name, bcc.BPF.PERF_EVENT)
+            self._engine_program, self._multi = self._load_engine_probe(bcc)
+        except Exception as error:  # BCC raises bare Exception
+            detail = next((line for line in log if "error" in line.lower()), str(error))
+            raise TraceError(f"the BPF programs cannot be loaded: {detail}", "bitnet-trace doctor") from error
+        self._stats = syscalls.enable_bpf_stats()
+
+    def _load_engine_probe(self, bcc: Any) -> tuple[int, bool]:
+        """The uprobe program: for many probes at once where the kernel can, else for one at a time."""
+        try:
+            return syscalls.load_multi_uprobe_program(self._bpf.dump_func("engine_probe"), "engine_probe"), True
+        except OSError:
+            return self._bpf.load_func("engine_probe", bcc.BPF.KPROBE).fd, False
+
+    # ---- attaching ----------------------------------------------------------------------------------------------
+
+    def attach_kernel(self) -> dict[str, str | None]:
+        """Attaches tracepoints and fault events. Returns for each None, or why it could not be attached."""
+        results: dict[str, str | None] = {}
+        for name in TRACEPOINTS:
+            try:
+                self._bpf.attach_raw_tracepoint(tp=name, fn_name=f"on_{name}")
+                results[name] = None
+            except Exception as error:  # BCC raises bare Exception
+                results[name] = str(error)
+        for name, event in (("fault_minor", _PAGE_FAULTS_MIN), ("fault_major", _PAGE_FAULTS_MAJ)):
+            try:
+                self._bpf.attach_perf_event(ev_type=_PERF_TYPE_SOFTWARE, ev_config=event, fn_name=name, sample_period=1)
+                results[name] = None
+            except Exception as error:
+                results[name] = str(error)
+        return results
+
+    def attach_engine_probes(self, path: str, offsets: list[int], cookies: list[int]) -> None:
+        """Places the uprobe program at file offsets of one file. Raises OSError."""
+        if self._multi:
+            self._links.append(syscalls.link_multi_uprobe(self._engine_program, path, offsets, cookies))
+            return
+        pmu_type = int(Path("/sys/bus/event_source/devices/uprobe/type").read_text())
+        for offset, cookie in zip(offsets, cookies, strict=True):
+            event = syscalls.open_uprobe_event(pmu_type, path, offset)
+            self._links.append(event)
+            self._links.append(syscalls.link_perf_event(self._engine_program, event, cookie))
+
+    def describe_probe(self, cookie: int, fields: list[int]) -> None:
+        """Tells the kernel side what a probe means: the fields of `struct probe` in order."""
+        table = self._bpf["probes"]
+        if cookie >= _MAX_PROBES:
+            raise TraceError(f"more than {_MAX_PROBES} probes", "fewer engine libraries in one run")
+        leaf = table.Leaf()
+        for (name, _type), value in zip(leaf._fields_, fields, strict=True):
+            setattr(leaf, name, value)
+        table[table.Key(cookie)] = leaf
+
+    # ---- what is traced -------------------------------------------------------------------------------------------
+
+    def trace_child(self, pid: int) -> None:
+        """Follows a process that has not yet made its first execve; counting begins with that."""
+        threads, processes = self._bpf["threads"], self._bpf["processes"]
+        thread = threads.Leaf()
+        thread.pid = pid
+        process = processes.Leaf()
+        process.threads = 1
+        processes[processes.Key(pid)] = process
+        threads[threads.Key(pid)] = thread
+
+    def hold(self, pid: int, on: bool) -> None:
+        """Whether a change of the link map of this process stops it for our ptrace."""
+        held = self._bpf["held"]
+        if on:
+            held[held.Key(pid)] = held.Leaf(1)
+        else:
+            with contextlib.suppress(KeyError):
+                del held[held.Key(pid)]
+
+    # ---- what came of it ------------------------------------------------------------------------------------------
+
+    def ring_descriptor(self, name: str) -> int:
+        return int(self._bpf[name].map_fd)
+
+    def take_counters(self, open_phases: set[int] | None) -> npt.NDArray[np.void]:
+        """Counters per thread and phase: fields tid, phase and those of `struct counters`.
+
+        Closed phases are taken out of the kernel map. `open_phases` are left to grow; None takes everything.
+        """
+        table = self._bpf["counts"]
+        dtype = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
+        taken = []
+        for key, leaf in table.items():
+            if open_phases is None or key.phase not in open_phases:
+                taken.append(bytes(key) + bytes(leaf))
+                with contextlib.suppress(KeyError):
+                    del table[key]
+        return np.frombuffer(b"".join(taken), dtype=dtype)
+
+    def probe_hits(self, count: int) -> list[int]:
+        """Hits of the probes with cookies 0 to count − 1, of traced processes only."""
+        table = self._bpf["probe_hits"]
+        return [int(table.sum(ctypes.c_int(cookie)).value) for cookie in range(count)]
+
+    def losses(self) -> dict[str, Any]:
+        """Everything that could not be sent or kept: {"events": {kind: n}, "tasks": n, …, "recursion": n}."""
+        lost_events, lost_others = self._bpf["lost_events"], self._bpf["lost_others"]
+        events = {kind.name.lower(): int(lost_events.sum(ctypes.c_int(kind)).value) for kind in Kind}
+        others = {name: int(lost_others.sum(ctypes.c_int(i)).value) for i, name in enumerate(_LOST_OTHER)}
+        recursion = sum(info["recursion_misses"] for info in self._infos())
+        return {"events": {kind: n for kind, n in events.items() if n}, **others, "recursion": recursion}
+
+    def cost(self) -> dict[str, int]:
+        """What the programs have cost so far, by the kernel's own accounting, on all CPUs: bpf_ns and bpf_runs."""
+        infos = list(self._infos())
+        return {
+            "bpf_ns": sum(info["run_time_ns"] for info in infos),
+            "bpf_runs": sum(info["run_count"] for info in infos),
+        }
+
+    def _infos(self) -> Iterator[dict[str, int]]:
+        for descriptor in [function.fd for function in self._functions.values()] + [self._engine_program]:
+            yield syscalls.program_info(descriptor)
+
+    def close(self) -> None:
+        for link in self._links:
+            os.close(link)
+        self._links.clear()
+        os.close(self._stats)
+        self._bpf.cleanup()

@@ -1,0 +1,92 @@
+"""Moves what the kernel sent into the recording: the rings, and in counts mode the counters."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from bitnet_trace.capture.bpf import Programs
+from bitnet_trace.capture.ring import Ring
+from bitnet_trace.capture.task_log import TaskLog
+from bitnet_trace.recording.layout import EVENT_DTYPE, TASK_DTYPE, Kind, TaskKind
+from bitnet_trace.recording.phase_log import PhaseLog
+from bitnet_trace.recording.writer import Writer
+
+_BATCH = 1 << 18
+_LAST_TURNS = 64
+
+
+class Drain:
+    """The reader of one run's rings. `step()` is called on a timer, `finish()` once when the target has ended."""
+
+    def __init__(self, programs: Programs, writer: Writer, pid: int, comm: str) -> None:
+        self._programs, self._writer = programs, writer
+        rings = programs.rings
+        self._events = Ring(programs.ring_descriptor("events"), rings.events, EVENT_DTYPE)
+        self._phases = Ring(programs.ring_descriptor("phases"), rings.phases, EVENT_DTYPE)
+        self._tasks = Ring(programs.ring_descriptor("tasks"), rings.tasks, TASK_DTYPE)
+        self._phase_log, self._task_log = PhaseLog(), TaskLog()
+        self._kind_counts = np.zeros(max(Kind) + 1, np.int64)
+        self._task_count = 0
+        self._open_phases: set[int] = set()
+        self._changed_phases: set[int] = set()  # in the last turn
+        self.warnings: list[str] = []
+        writer.threads([self._task_log.begin(pid, comm, time.monotonic_ns())])
+
+    @property
+    def received(self) -> dict[str, int]:
+        """Records by kind."""
+        counts = {Kind(i).name.lower(): int(n) for i, n in enumerate(self._kind_counts) if n}
+        return {**counts, "tasks": self._task_count} if self._task_count else counts
+
+    def step(self) -> int:
+        """Takes all that is there; returns the number of events. Raises TraceError when it cannot be written."""
+        moved = 0
+        # phases and threads first: what the events refer to is there when they come
+        changed = self._step_phases()
+        self._step_tasks()
+        if self._programs.counting:
+            # a closed phase is taken out one turn after its end: whoever was still counting has finished by then
+            self._writer.counters(self._programs.take_counters(self._open_phases | changed | self._changed_phases))
+            self._changed_phases = changed
+        while len(batch := self._events.drain(_BATCH)):
+            self._kind_counts += np.bincount(batch["kind"], minlength=len(self._kind_counts))
+            # in the order of time, not of reservation
+            self._writer.events(batch[np.argsort(batch["ts_ns"], kind="stable")])
+            moved += len(batch)
+            if len(batch) < _BATCH:
+                break
+        return moved
+
+    def finish(self) -> None:
+        """Takes the rest. What descendants go on sending is left after a few turns."""
+        for _ in range(_LAST_TURNS):
+            if not self.step():
+                break
+        if self._programs.counting:
+            self._writer.counters(self._programs.take_counters(None))
+        for name, ring in (("events", self._events), ("phases", self._phases), ("tasks", self._tasks)):
+            if ring.filled_share > 0.5:
+                self.warnings.append(f"the ring of {name} was {ring.filled_share:.0%} full at its fullest")
+            ring.close()
+
+    def _step_phases(self) -> set[int]:
+        """The numbers of the phases that began or changed."""
+        batch = self._phases.drain()
+        if not len(batch):
+            return set()
+        self._kind_counts += np.bincount(batch["kind"], minlength=len(self._kind_counts))
+        rows = self._phase_log.fold(batch[np.argsort(batch["ts_ns"], kind="stable")])
+        for row in rows:
+            (self._open_phases.discard if row["end_ns"] else self._open_phases.add)(row["id"])
+        self._writer.phases(rows)
+        return {row["id"] for row in rows}
+
+    def _step_tasks(self) -> None:
+        batch = self._tasks.drain()
+        if not len(batch):
+            return
+        self._task_count += len(batch)
+        threads, maps = self._task_log.fold(batch[np.argsort(batch["ts_ns"], kind="stable")])
+        self._writer.threads(threads)
+        self._writer.maps(maps)

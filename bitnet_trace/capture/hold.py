@@ -1,0 +1,146 @@
+"""Holding the target with ptrace while probes are placed: at each exec, and when its link map changes.
+
+PTRACE_SEIZE, never SIGSTOP: parents and shells see nothing, and when the tracer dies the kernel lets everyone go. A change
+of the link map (dlopen) is told by a uprobe in the dynamic linker, which sends its own thread a SIGSTOP from BPF; that
+is seen here at its delivery and never delivered. Processes whose engine has been found are let go.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from bitnet_trace.capture import syscalls
+
+_SI_KERNEL = 0x80
+_STOPPING = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+
+
+def process_of(tid: int) -> int | None:
+    """The process that a thread belongs to; None when it is gone."""
+    try:
+        status = Path(f"/proc/{tid}/status").read_text()
+    except OSError:
+        return None
+    return int(status.split("Tgid:", 1)[1].split(None, 1)[0])
+
+
+class Holder:
+    """Our ptrace on a tree of processes. All its methods have to be called by one thread.
+
+    `look_at(pid)` is called while a process stands still after an exec or a change of its link map; it returns True
+    when nothing more is to be placed in that process, which is let go then. `follow(pid, on)` is told which processes
+    are held from now on.
+    """
+
+    def __init__(self, look_at: Callable[[int], bool], follow: Callable[[int, bool], None]) -> None:
+        self._look_at = look_at
+        self._follow = follow
+        self._threads: dict[int, int] = {}  # tid: pid, of all threads that we trace
+        self._leaving: set[int] = set()  # processes that are let go thread by thread
+        self.refused: list[str] = []
+        self.stops = 0
+
+    def seize(self, pid: int) -> None:
+        """Raises OSError, with EPERM when somebody else traces it."""
+        syscalls.ptrace(syscalls.PTRACE_SEIZE, pid, syscalls.PTRACE_O_FOLLOW)
+        self._threads[pid] = pid
+        self._follow(pid, True)
+
+    def wait(self) -> dict[int, int]:
+        """Handles all stops that are there; returns the wait status of each child of ours that has ended, by pid."""
+        ended = {}
+        while True:
+            try:
+                tid, status = os.waitpid(-1, os.WNOHANG | syscalls.WALL)
+            except ChildProcessError:
+                return ended
+            if tid == 0:
+                return ended
+            if os.WIFSTOPPED(status):
+                self.stops += 1
+                # ESRCH: it was killed meanwhile; its end will be told
+                with contextlib.suppress(ProcessLookupError):
+                    self._stopped(tid, os.WSTOPSIG(status), status >> 16)
+            else:
+                self._threads.pop(tid, None)
+                ended[tid] = status
+
+    def release_all(self) -> None:
+        """Lets everyone go; those that run are asked to stop for it and let go by later calls of wait()."""
+        for pid in set(self._threads.values()):
+            self._let_go(pid)
+
+    @property
+    def holds(self) -> bool:
+        return bool(self._threads)
+
+    # ---- one stop ---------------------------------------------------------------------------------------------------
+
+    def _stopped(self, tid: int, number: int, event: int) -> None:
+        pid = self._threads.get(tid)
+        if pid is None:  # a new thread, whose own first stop came before its parent's word of it
+            pid = process_of(tid) or tid
+            self._add(tid, pid)
+        signal_to_pass = 0
+        if event in (syscalls.PTRACE_EVENT_FORK, syscalls.PTRACE_EVENT_VFORK, syscalls.PTRACE_EVENT_CLONE):
+            child = syscalls.ptrace_event_message(tid)
+            if child not in self._threads:
+                self._add(child, pid if event == syscalls.PTRACE_EVENT_CLONE else process_of(child) or child)
+        elif event == syscalls.PTRACE_EVENT_EXEC:
+            self._forget_others(pid, tid)
+            self._look(pid)
+        elif event == syscalls.PTRACE_EVENT_STOP:
+            if number in _STOPPING and pid not in self._leaving:
+                syscalls.ptrace(syscalls.PTRACE_LISTEN, tid)  # really stopped, by its user: stays so
+                return
+        elif number == signal.SIGSTOP and self._from_kernel(tid):
+            self._look(pid)
+        else:
+            signal_to_pass = number
+        self._go_on(tid, pid, signal_to_pass)
+
+    def _from_kernel(self, tid: int) -> bool:
+        try:
+            return syscalls.ptrace_signal_code(tid) == _SI_KERNEL
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                raise
+            return False
+
+    def _look(self, pid: int) -> None:
+        if pid not in self._leaving and self._look_at(pid):
+            self._let_go(pid)
+
+    def _add(self, tid: int, pid: int) -> None:
+        known = pid in self._threads.values()
+        self._threads[tid] = pid
+        if not known and pid not in self._leaving:
+            self._follow(pid, True)
+        if pid in self._leaving:
+            with contextlib.suppress(OSError):
+                syscalls.ptrace(syscalls.PTRACE_INTERRUPT, tid)
+
+    def _forget_others(self, pid: int, leader: int) -> None:
+        """An exec ends all other threads of the process without a word."""
+        for tid in [tid for tid, owner in self._threads.items() if owner == pid and tid != leader]:
+            del self._threads[tid]
+
+    def _let_go(self, pid: int) -> None:
+        self._leaving.add(pid)
+        self._follow(pid, False)
+        for tid in [tid for tid, owner in self._threads.items() if owner == pid]:
+            # those that stand still already are let go where their stop is handled
+            with contextlib.suppress(OSError):
+                syscalls.ptrace(syscalls.PTRACE_INTERRUPT, tid)
+
+    def _go_on(self, tid: int, pid: int, signal_to_pass: int) -> None:
+        if pid in self._leaving:
+            syscalls.ptrace(syscalls.PTRACE_DETACH, tid, signal_to_pass)
+            self._threads.pop(tid, None)
+            if pid not in self._threads.values():
+                self._leaving.discard(pid)
+        else:
+            syscalls.ptrace(syscalls.PTRACE_CONT, tid, signal_to_pass)

@@ -1,0 +1,95 @@
+"""The traced program: forked early, waiting on a pipe, and exec'ed when everything is in place."""
+
+import contextlib
+import os
+import signal
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bitnet_trace.capture.identity import Identity
+from bitnet_trace.errors import TraceError
+
+_GO = b"g"
+_EXEC_FAILED = 127
+
+
+@dataclass
+class Target:
+    """A forked child that waits. `release()` lets it exec; `abandon()` ends it unexec'ed."""
+
+    pid: int
+    _go: int
+    _failure: int
+
+    def release(self) -> None:
+        os.write(self._go, _GO)
+        os.close(self._go)
+
+    def exec_error(self) -> OSError | None:
+        """Why the exec failed, once it has been tried; None when it succeeded. Waits for the one or the other."""
+        data = os.read(self._failure, 4)
+        os.close(self._failure)
+        if not data:
+            return None
+        (number,) = struct.unpack("<i", data)
+        return OSError(number, os.strerror(number))
+
+    def abandon(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._go)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def start(
+    program: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    identity: Identity | None,
+    output: tuple[int, int] | None,
+) -> Target:
+    """Forks the child. `output`: descriptors that become its stdout and stderr; None leaves ours.
+
+    It stays in our process group and session, with our terminal and stdin: to a shell it is part of the job.
+    """
+    go_read, go_write = os.pipe()
+    failure_read, failure_write = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise TraceError(f"cannot start a process: {error.strerror}", "ulimit -u") from None
+    if pid == 0:
+        os.close(go_write)
+        os.close(failure_read)
+        _child(program, arguments, environment, identity, output, go_read, failure_write)
+    os.close(go_read)
+    os.close(failure_write)
+    return Target(pid, go_write, failure_read)
+
+
+def _child(
+    program: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    identity: Identity | None,
+    output: tuple[int, int] | None,
+    go: int,
+    failure: int,
+) -> None:
+    """Never returns. No exception may leave it: a second copy of the tool would go on."""
+    try:
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)  # Python's own settings are not the target's
+        if output is not None:
+            os.dup2(output[0], 1)
+            os.dup2(output[1], 2)
+        if identity is not None:
+            identity.assume()
+        if os.read(go, 1) != _GO:
+            os._exit(_EXEC_FAILED)  # the tracer gave up or died
+        os.execve(program, list(arguments), dict(environment))
+    except OSError as error:
+        os.write(failure, struct.pack("<i", error.errno or 0))
+    finally:
+        os._exit(_EXEC_FAILED)

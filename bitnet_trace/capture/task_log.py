@@ -1,0 +1,80 @@
+"""Folds what happens to threads and address spaces (ring `tasks`) into the rows of `threads` and `maps`."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_trace.capture.libraries import mapped_files
+from bitnet_trace.recording.layout import TaskKind
+
+Row = dict[str, Any]
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+class TaskLog:
+    """The threads of the target, and the files that they mapped."""
+
+    def __init__(self) -> None:
+        self._threads: dict[int, Row] = {}
+        self._paths: dict[tuple[int, int], str] = {}  # (device, inode) to path
+
+    def begin(self, pid: int, comm: str, now_ns: int) -> Row:
+        """The first thread, which no fork record tells of."""
+        self._threads[pid] = _thread_row(pid, pid, comm, None, now_ns)
+        return self._threads[pid]
+
+    def fold(self, batch: npt.NDArray[np.void]) -> tuple[list[Row], list[Row]]:
+        """(thread rows that are new or changed, rows of file mappings) of a batch of TASK_DTYPE in order of time."""
+        changed: dict[int, Row] = {}
+        maps = []
+        for event in batch:
+            kind, pid, tid = int(event["kind"]), int(event["pid"]), int(event["tid"])
+            if kind == TaskKind.MAP_FILE:
+                maps.append(self._map_row(event))
+                continue
+            row = self._threads.get(tid)
+            if kind == TaskKind.FORK or row is None:
+                parent = int(event["value"]) if kind == TaskKind.FORK else None
+                row = _thread_row(tid, pid, _text(event["text"]), parent, int(event["ts_ns"]))
+                self._threads[tid] = row
+            if kind == TaskKind.COMM:
+                row["comm"] = _text(event["text"])
+            elif kind == TaskKind.EXIT:
+                row["end_ns"], row["exit_code"] = int(event["ts_ns"]), int(event["value"])
+            changed[tid] = row
+        return [dict(row) for row in changed.values()], maps
+
+    def _map_row(self, event: np.void) -> Row:
+        device, inode = int(event["device"]), int(event["inode"])
+        key = (device, inode)
+        if key not in self._paths:
+            # the kernel side has the last part of the name only; while the mapping lives its process knows the whole
+            paths = {mapped.inode: mapped.path for mapped in mapped_files(int(event["pid"]))}
+            if inode in paths:
+                self._paths[key] = paths[inode]
+        return {
+            "pid": int(event["pid"]),
+            "ts_ns": int(event["ts_ns"]),
+            "address": int(event["address"]),
+            "length": int(event["length"]),
+            "offset": int(event["offset"]),
+            "device": device,
+            "inode": inode,
+            "path": self._paths.get(key, _text(event["text"])),
+        }
+
+
+def _thread_row(tid: int, pid: int, comm: str, parent: int | None, start_ns: int) -> Row:
+    return {
+        "tid": tid,
+        "pid": pid,
+        "comm": comm,
+        "parent_tid": parent,
+        "start_ns": start_ns,
+        "end_ns": None,
+        "exit_code": None,
+    }

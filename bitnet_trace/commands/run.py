@@ -1,0 +1,70 @@
+"""`bitnet-trace run`: trace a program from its first instruction."""
+
+from pathlib import Path
+
+import click
+
+_BUFFER_SIZES = [str(1 << n) for n in range(11)]
+
+
+def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair or pair.startswith("="):
+            raise click.BadParameter(f"{pair!r} is not NAME=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="Example: sudo bitnet-trace run -o hello.btrace -- llama-cli -m model.gguf -p hello -n 32",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The recording; default: NAME-DATE-TIME.btrace here.")
+@click.option("--force", is_flag=True, help="Replace the recording when it exists.")
+@click.option(
+    "--detail",
+    type=click.Choice(["counts", "events"]),
+    default="events",
+    show_default=True,
+    help="counts: sums per thread and phase, kept in the kernel. events: every event, with its time.",
+)
+@click.option("--no-output", is_flag=True, help="Keep nothing of what the program prints (prompts are private).")
+@click.option("--as-root", is_flag=True, help="Under sudo: run the program as root, not as the calling user.")
+@click.option("--env", "environment", multiple=True, callback=_environment, metavar="K=V", help="Set in the program's environment (sudo drops most of yours).")
+@click.option(
+    "--buffer", type=click.Choice(_BUFFER_SIZES), default="64", show_default=True, metavar="MIB", help="The kernel's event buffer in MiB, a power of two."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    output: Path | None,
+    force: bool,
+    detail: str,
+    no_output: bool,
+    as_root: bool,
+    environment: dict[str, str],
+    buffer: str,
+    quiet: bool,
+    command: tuple[str, ...],
+) -> int:
+    """Trace COMMAND from before its first instruction to its exit, and record it.
+
+    The exit code is COMMAND's; 128+N when signal N ended it. Read the recording with: bitnet-trace report
+    """
+    from bitnet_trace.capture.session import Options, trace
+
+    result = trace(
+        command,
+        Options(
+            output=output,
+            force=force,
+            detail=detail,
+            keep_output=not no_output,
+            as_root=as_root,
+            environment=environment,
+            buffer_bytes=int(buffer) << 20,
+        ),
+    )
+    if not quiet:
+        for line in []:
+            click.echo(f"bitnet-trace: {line}", err=True)
+    return result.exit_status if result.exit_status >= 0 else 128 - result.exit_status

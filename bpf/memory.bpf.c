@@ -1,0 +1,187 @@
+/* Calls that change the address space: how much, how, of which file, and what they brought in at once. */
+
+/* Resident memory falls only in these calls, so what it is before them, and at phase edges, holds its peak. */
+static __always_inline void before_resident_falls(struct thread *t, u32 tid, u64 now)
+{
+	struct process *p = processes.lookup(&t->pid);
+	u64 bytes;
+
+	if (!p)
+		return; /* counted when the process could not be kept */
+	bytes = resident_bytes();
+	if (bytes <= p->rss_peak)
+		return; /* not a new peak of this phase */
+	p->rss_peak = bytes;
+	note_resident(tid, t->pid, p->phase, now, bytes);
+}
+
+/* From a descriptor to its file: task->files->fdt->fd[n]. */
+static __always_inline u64 open_file(u32 fd)
+{
+	u64 files = 0, table = 0, array = 0, file = 0;
+	u32 size = 0;
+
+	READ_KERNEL(files, bpf_get_current_task(), TASK_FILES);
+	if (!files)
+		return 0;
+	READ_KERNEL(table, files, FILES_FDT);
+	READ_KERNEL(size, table, FDT_MAX_FDS);
+	if (fd >= size)
+		return 0;
+	READ_KERNEL(array, table, FDT_FD);
+	READ_KERNEL(file, array, fd * sizeof(u64));
+	return file;
+}
+
+/* A file mapping is told through the ring `tasks`, before the call is made: the descriptor may be closed after it. */
+static __always_inline void mmap_begins(struct thread *t, u32 tid, u64 regs, u64 now)
+{
+	u64 file, inode = 0, super = 0, dentry = 0, name = 0, fd = 0, offset = 0;
+	s64 size = 0;
+
+	t->call_file_bytes = 0;
+	if (t->call_arguments[3] & 0x20 /* MAP_ANONYMOUS */)
+		return;
+	READ_KERNEL(fd, regs, 9 * sizeof(long)); /* r8: descriptor, r9: offset */
+	READ_KERNEL(offset, regs, 8 * sizeof(long));
+	file = open_file(fd);
+	if (!file)
+		return; /* the call is about to fail with EBADF */
+	READ_KERNEL(inode, file, FILE_INODE);
+	READ_KERNEL(size, inode, INODE_SIZE);
+	if (size > 0 && (u64)size > offset)
+		t->call_file_bytes = size - offset;
+	struct task_event *e = tasks.ringbuf_reserve(sizeof(struct task_event));
+	if (!e) {
+		lose_other(LOST_TASK);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->ts_ns = now;
+	e->kind = TASK_MAP_FILE;
+	e->pid = t->pid;
+	e->tid = tid;
+	e->length = t->call_arguments[1];
+	e->offset = offset;
+	e->address = t->call_arguments[0];
+	READ_KERNEL(e->inode, inode, INODE_INO);
+	READ_KERNEL(super, inode, INODE_SB);
+	READ_KERNEL(e->device, super, SB_DEV);
+	READ_KERNEL(dentry, file, FILE_DENTRY);
+	READ_KERNEL(name, dentry, DENTRY_NAME);
+	bpf_probe_read_kernel_str(e->text, sizeof(e->text), (void *)name);
+	tasks.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline u64 whole_pages(u64 bytes)
+{
+	return (bytes + 4095) & ~4095ULL;
+}
+
+/* What a call that succeeded brought into memory at once: MAP_POPULATE, MAP_LOCKED, mlock, MADV_POPULATE_*. */
+static __always_inline u64 bytes_populated(struct thread *t, s64 result)
+{
+	u64 bytes;
+
+	if (result < 0 && result > -4096)
+		return 0; /* failed */
+	switch (t->call_number) {
+	case CALL_MMAP:
+		if (!(t->call_arguments[3] & (0x8000 | 0x2000) /* MAP_POPULATE | MAP_LOCKED */))
+			return 0;
+		bytes = t->call_arguments[1];
+		if (t->call_file_bytes && t->call_file_bytes < bytes)
+			bytes = t->call_file_bytes; /* nothing is brought in beyond the file's end */
+		return whole_pages(bytes);
+	case CALL_MLOCK2:
+		if (t->call_arguments[2] & 1 /* MLOCK_ONFAULT */)
+			return 0;
+		return whole_pages(t->call_arguments[1] + (t->call_arguments[0] & 4095));
+	case CALL_MLOCK:
+		return whole_pages(t->call_arguments[1] + (t->call_arguments[0] & 4095));
+	case CALL_MADVISE:
+		if (t->call_arguments[2] != 22 && t->call_arguments[2] != 23 /* MADV_POPULATE_READ, _WRITE */)
+			return 0;
+		return whole_pages(t->call_arguments[1]);
+	default:
+		return 0;
+	}
+}
+
+static __always_inline u32 mmap_detail(struct thread *t)
+{
+	u64 protection = t->call_arguments[2], flags = t->call_arguments[3];
+
+	return (protection & 7) | (flags & 1 ? MEMORY_SHARED : 0) | (flags & 0x20 ? MEMORY_ANONYMOUS : 0) |
+	       (flags & 0x10 ? MEMORY_FIXED : 0) | (flags & 0x8000 ? MEMORY_POPULATE : 0) |
+	       (flags & 0x2000 ? MEMORY_LOCKED : 0) | (flags & 0x40000 ? MEMORY_HUGETLB : 0);
+}
+
+static __always_inline void memory_call_ends(struct thread *t, u32 tid, u32 phase, u64 now, u64 duration, s64 result)
+{
+	u64 length = whole_pages(t->call_arguments[1]), address = t->call_arguments[0] & ~4095ULL;
+	u32 failed = result < 0 && result > -4096 ? MEMORY_FAILED : 0, detail = 0;
+	u16 kind = KIND_MMAP;
+
+	switch (t->call_number) {
+	case CALL_MMAP:
+		detail = mmap_detail(t);
+		if (!failed)
+			address = result;
+		break;
+	case CALL_MUNMAP:
+		kind = KIND_MUNMAP;
+		break;
+	case CALL_MREMAP:
+		kind = KIND_MREMAP;
+		length = whole_pages(t->call_arguments[2]);
+		if (!failed)
+			address = result;
+		break;
+	case CALL_BRK:
+		kind = KIND_BRK;
+		length = 0;
+		address = result & ~4095ULL;
+		break;
+	case CALL_MADVISE:
+		kind = KIND_MADVISE;
+		detail = t->call_arguments[2] & 0x1ff;
+		break;
+	case CALL_MPROTECT:
+		kind = KIND_MPROTECT;
+		detail = t->call_arguments[2] & 7;
+		break;
+	default: /* mlock, mlock2, mlockall */
+		kind = KIND_MLOCK;
+		if (t->call_number == CALL_MLOCKALL)
+			length = address = 0;
+		break;
+	}
+#ifdef DETAIL_COUNTS
+	struct counters *c = counters_of(tid, phase);
+	if (!c)
+		return; /* counted as lost there */
+	switch (kind) {
+	case KIND_MMAP:
+		c->mmap_calls++;
+		c->mmap_bytes += failed ? 0 : length;
+		break;
+	case KIND_MUNMAP:
+		c->munmap_calls++;
+		c->munmap_bytes += failed ? 0 : length;
+		break;
+	case KIND_MREMAP: c->mremap_calls++; break;
+	case KIND_BRK: c->brk_calls++; break;
+	case KIND_MADVISE: c->madvise_calls++; break;
+	case KIND_MPROTECT: c->mprotect_calls++; break;
+	default: c->mlock_calls++; break;
+	}
+	if (t->call_phase == phase)
+		c->memory_calls_ns += duration;
+	else
+		emit(kind, tid, phase, now, DURATION_ONLY, address | detail | failed, duration);
+#else
+	u64 pages = length >> 12;
+	emit(kind, tid, phase, now, pages < 0x7fffffff ? pages : 0x7fffffff, address | detail | failed, duration);
+#endif
+}

@@ -1,0 +1,213 @@
+/* Phases: every process is in exactly one at any time, and the phases tile its life.
+ *
+ * A call of the engine begins at a probed entry and ends at one of the function's `ret` instructions: the one
+ * where the stack pointer is what it was at the entry. No return probe is used, so an exception may pass. */
+
+/* Unique in the recording and growing. The compiler in BCC is set to a BPF version without an atomic add that returns
+ * a result, so a number is claimed by inserting it: of two that try the same one, one gets the next. */
+static __always_inline u32 next_phase_id(void)
+{
+	int zero = 0;
+	struct phase_state fresh = {};
+	u64 *counter = phase_counter.lookup(&zero);
+	u32 id;
+
+	if (!counter)
+		return 0; /* cannot be: the map has one entry */
+	id = (u32)*counter + 1;
+#pragma unroll
+	for (int i = 0; i < 8; i++) {
+		if (!phase_states.insert(&id, &fresh)) {
+			__sync_fetch_and_add(counter, 1);
+			return id;
+		}
+		id++;
+	}
+	lose_other(LOST_PHASE);
+	return 0;
+}
+
+/* The process leaves its phase for a new one of the given role; returns the new one's id. */
+static __always_inline u32 enter_phase(struct process *p, u32 pid, u32 tid, u32 role, u64 now, u64 context,
+				       u32 n_tokens)
+{
+	u32 id = next_phase_id();
+	u64 bytes = resident_bytes();
+
+	if (p->phase)
+		note_resident(tid, pid, p->phase, now, bytes);
+	p->phase = id;
+	p->role = role;
+	p->marked = 0;
+	p->rss_peak = bytes;
+	emit_phase(KIND_PHASE_BEGIN, tid, id, now, role, context, n_tokens | (u64)pid << 32);
+	note_resident(tid, pid, id, now, bytes);
+	return id;
+}
+
+static __always_inline void leave_phase(u32 pid, u32 tid, u32 phase, u32 how, u64 now)
+{
+	emit_phase(KIND_PHASE_END, tid, phase, now, how, 0, (u64)pid << 32);
+}
+
+static __always_inline int is_gap(u32 role)
+{
+	return role == ROLE_STARTUP || role == ROLE_GAP || role == ROLE_IDLE;
+}
+
+/* The caller of the engine went to sleep between two calls: what follows is idle time, not work after a call. */
+static __always_inline void fall_idle(struct process *p, u32 pid, u32 tid, u64 now)
+{
+	if (p->role != ROLE_GAP || p->caller != tid)
+		return;
+	leave_phase(pid, tid, p->phase, END_GAP, now);
+	enter_phase(p, pid, tid, ROLE_IDLE, now, 0, 0);
+}
+
+/* The outermost call of this thread is over. The process falls back to a call of another thread that is open
+ * still (calls may overlap: the newest is billed), else into a gap. */
+static __always_inline void end_engine_call(struct thread *t, struct process *p, u32 tid, u32 how, u64 now)
+{
+	u32 ended = t->engine_phase;
+	u32 candidate = ended;
+	struct phase_state *state;
+
+	t->engine_phase = 0;
+	leave_phase(t->pid, tid, ended, how, now);
+	state = phase_states.lookup(&ended);
+	if (state)
+		state->open = 0;
+	if (p->phase != ended)
+		return; /* a newer call of another thread is current */
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		state = phase_states.lookup(&candidate);
+		if (!state)
+			break;
+		if (state->open) {
+			p->phase = candidate;
+			p->role = ROLE_DECODE;
+			return;
+		}
+		candidate = state->previous;
+	}
+	p->caller = tid;
+	enter_phase(p, t->pid, tid, ROLE_GAP, now, 0, 0);
+}
+
+/* Numbers are positions in struct pt_regs. The values are read first, each from its own fixed place: of a context
+ * the verifier takes no computed address, and `volatile` keeps the compiler from making one. */
+static __always_inline u64 register_value(struct pt_regs *regs, u32 number)
+{
+	volatile u64 r9 = regs->r9, r8 = regs->r8, cx = regs->cx, dx = regs->dx, si = regs->si, di = regs->di,
+		     sp = regs->sp;
+
+	switch (number) {
+	case 8: return r9;
+	case 9: return r8;
+	case 11: return cx;
+	case 12: return dx;
+	case 13: return si;
+	case 14: return di;
+	case 19: return sp;
+	default: return 0;
+	}
+}
+
+/* An argument by the probe's description; the memory of the stopped thread is its own, and mapped or unreadable. */
+static __always_inline u64 argument_value(struct pt_regs *regs, u32 kind, u32 number, u32 offset, u32 sp_offset)
+{
+	u64 base = register_value(regs, number);
+	u32 value = 0;
+
+	if (kind == LOCATION_REGISTER)
+		return base;
+	if (kind != LOCATION_MEMORY)
+		return 0;
+	if (number == 19)
+		base += sp_offset;
+	if (bpf_probe_read_user(&value, sizeof(value), (void *)base + offset))
+		return 0; /* paged out at this moment: unknown, the row says so */
+	return value;
+}
+
+int engine_probe(struct pt_regs *regs)
+{
+	u32 cookie = bpf_get_attach_cookie(regs);
+	u32 tid = bpf_get_current_pid_tgid();
+	struct thread *t = this_thread(tid);
+	struct probe *probe;
+	struct process *p;
+	u64 now, sp, *hits;
+
+	if (!t)
+		return 0; /* another process that maps the same file */
+	probe = probes.lookup(&cookie);
+	hits = probe_hits.lookup(&cookie);
+	if (!probe || !hits)
+		return 0; /* not ours: cookies are below MAX_PROBES */
+	(*hits)++;
+
+	if (probe->action == ACTION_HOLD) {
+		/* stops this thread at its way back to user mode; the tracer swallows the signal */
+		if (held.lookup(&t->pid))
+			bpf_send_signal_thread(19 /* SIGSTOP */);
+		return 0;
+	}
+	p = processes.lookup(&t->pid);
+	if (!p)
+		return 0; /* counted when the process could not be kept */
+	now = bpf_ktime_get_ns();
+	sp = regs->sp + probe->sp_offset;
+
+	if (probe->action == ACTION_END) {
+		if (t->engine_phase && t->engine_sp == sp)
+			end_engine_call(t, p, tid, END_RETURN, now);
+		return 0;
+	}
+	u64 tokens = argument_value(regs, probe->tokens_kind, probe->tokens_register, probe->tokens_offset,
+				    probe->sp_offset);
+	u64 context = argument_value(regs, probe->context_kind, probe->context_register, probe->context_offset,
+				     probe->sp_offset);
+	if (probe->action == ACTION_TOKENS) {
+		if (t->engine_phase)
+			emit_phase(KIND_PHASE_TOKENS, tid, t->engine_phase, now, probe->role, context,
+				   (u32)tokens | (u64)t->pid << 32);
+		return 0;
+	}
+	if (probe->action == ACTION_MARK) {
+		u64 argument = argument_value(regs, probe->argument_kind, probe->argument_register,
+					      probe->argument_offset, probe->sp_offset);
+		if (t->engine_phase && sp > t->engine_sp)
+			end_engine_call(t, p, tid, END_NEXT, now); /* its return was not seen */
+		if (probe->role == ROLE_SAMPLE || probe->role == ROLE_LOGITS) {
+			if (p->role == ROLE_IDLE && p->caller == tid) {
+				leave_phase(t->pid, tid, p->phase, END_GAP, now);
+				enter_phase(p, t->pid, tid, ROLE_GAP, now, 0, 0);
+			}
+			p->marked = 1;
+		}
+		emit_phase(KIND_PHASE_MARK, tid, p->phase, now, probe->role, argument, (u64)t->pid << 32);
+		return 0;
+	}
+
+	/* ACTION_BEGIN */
+	if (t->engine_phase) {
+		if (sp < t->engine_sp)
+			return 0; /* deeper: the outermost counts */
+		if (sp == t->engine_sp && regs->ip != t->engine_ip)
+			return 0; /* the same call under another name, by a tail jump */
+		end_engine_call(t, p, tid, END_NEXT, now); /* an exception passed it */
+	}
+	struct phase_state call = {.previous = 0, .open = 1};
+	if (is_gap(p->role))
+		leave_phase(t->pid, tid, p->phase, END_GAP, now);
+	else
+		call.previous = p->phase; /* a call of another thread goes on below this one */
+	u32 id = enter_phase(p, t->pid, tid, probe->role, now, context, (u32)tokens);
+	phase_states.update(&id, &call);
+	t->engine_phase = id;
+	t->engine_sp = sp;
+	t->engine_ip = regs->ip;
+	return 0;
+}

@@ -1,0 +1,164 @@
+/* The scheduler: switches, wake-ups, migrations, time on the CPU, off it, and waiting for it. */
+
+/* A duration ends now. In counts mode it is added in the kernel when it lies in one phase; when it reaches over an
+ * edge it is sent as a record without a count, and split by whoever knows the edges. */
+
+static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 preempt, u64 state, u64 now, u32 next)
+{
+	u64 voluntary = 0, involuntary = 0;
+	u32 phase = phase_of(t), flags = 0;
+	u64 on_cpu_ns = t->on_ts ? now - t->on_ts : 0;
+
+	/* the kernel has counted this switch before its tracepoint: its own word on what kind it was */
+	READ_KERNEL(voluntary, task, TASK_NVCSW);
+	READ_KERNEL(involuntary, task, TASK_NIVCSW);
+	if (voluntary != t->voluntary)
+		flags |= SWITCH_VOLUNTARY;
+	t->voluntary = voluntary;
+	t->involuntary = involuntary;
+	if (preempt)
+		flags |= SWITCH_PREEMPT;
+	if (t->exiting && (state & TASK_STATE_DEAD))
+		flags |= SWITCH_EXIT;
+	t->off_ts = now;
+	t->off_phase = phase;
+	t->runnable_ts = (preempt || state == 0) ? now : 0;
+	if (t->system_phase != phase)
+		flush_system_time(t, tid, now);
+#ifdef DETAIL_COUNTS
+	struct counters *c = counters_of(tid, phase);
+	if (c && !(flags & SWITCH_EXIT)) {
+		if (flags & SWITCH_VOLUNTARY)
+			c->switches_voluntary++;
+		else
+			c->switches_involuntary++;
+	}
+	if (t->on_phase == phase) {
+		if (c)
+			c->cpu_ns += on_cpu_ns;
+	} else {
+		emit(KIND_SWITCH_OUT, tid, phase, now, flags | DURATION_ONLY, on_cpu_ns, next);
+	}
+#else
+	emit(KIND_SWITCH_OUT, tid, phase, now, flags | (state & 0x7ff) << 8, on_cpu_ns, next);
+#endif
+	if (flags & SWITCH_EXIT) {
+		u32 pid = t->pid;
+		struct process *p = processes.lookup(&pid);
+		if (p && p->threads == 0)
+			processes.delete(&pid);
+		threads.delete(&tid);
+		return;
+	}
+	struct process *p = processes.lookup(&t->pid);
+	if (p && state && !preempt)
+		fall_idle(p, t->pid, tid, now);
+}
+
+static __always_inline void enter_cpu(u32 tid, struct thread *t, u64 now)
+{
+	u32 phase = phase_of(t), cpu = bpf_get_smp_processor_id();
+	u32 flags = t->off_ts && cpu != t->cpu ? SWITCH_MIGRATED : 0;
+	u64 off_cpu_ns = t->off_ts ? now - t->off_ts : 0;
+	u64 run_queue_ns = t->runnable_ts ? now - t->runnable_ts : 0;
+
+	t->on_ts = now;
+	t->on_phase = phase;
+	t->cpu = cpu;
+	t->offcpu_ns += off_cpu_ns;
+	t->runnable_ts = 0;
+#ifdef DETAIL_COUNTS
+	if (t->off_phase == phase) {
+		struct counters *c = counters_of(tid, phase);
+		if (c) {
+			c->offcpu_ns += off_cpu_ns;
+			c->runq_wait_ns += run_queue_ns;
+		}
+	} else {
+		emit(KIND_SWITCH_IN, tid, phase, now, flags | DURATION_ONLY, off_cpu_ns, run_queue_ns);
+	}
+#else
+	emit(KIND_SWITCH_IN, tid, phase, now, flags, off_cpu_ns, run_queue_ns);
+#endif
+}
+
+TRACEPOINT(sched_switch)
+{
+	/* preempt, prev, next, and since 5.18 prev's state (it may have been woken meanwhile) */
+	u64 prev = ctx->args[1], next = ctx->args[2];
+	u32 prev_tid = bpf_get_current_pid_tgid(), next_tid = 0;
+	u64 now = bpf_ktime_get_ns();
+	struct thread *t;
+
+	READ_KERNEL(next_tid, next, TASK_PID);
+	t = this_thread(prev_tid);
+	if (t) {
+#if SWITCH_HAS_STATE
+		u64 state = (u32)ctx->args[3];
+#else
+		u32 task_state = 0;
+		READ_KERNEL(task_state, prev, TASK_STATE);
+		u64 state = task_state;
+#endif
+		leave_cpu(prev, prev_tid, t, ctx->args[0] & 1, state, now, next_tid);
+	}
+	t = this_thread(next_tid);
+	if (t)
+		enter_cpu(next_tid, t, now);
+	return 0;
+}
+
+static __always_inline int woken(u64 task, int first_time)
+{
+	u32 tid = 0;
+	struct thread *t;
+	u64 now;
+
+	READ_KERNEL(tid, task, TASK_PID);
+	t = this_thread(tid);
+	if (!t)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (first_time)
+		t->off_ts = now; /* born: its first wait is for a CPU */
+	if (t->off_ts > t->on_ts || first_time) /* else it never left its CPU */
+		t->runnable_ts = now;
+#ifdef DETAIL_COUNTS
+	struct counters *c = counters_of(tid, phase_of(t));
+	if (c)
+		c->wakeups++;
+#else
+	emit(KIND_WAKEUP, tid, phase_of(t), now, (u32)bpf_get_current_pid_tgid(), 0, 0);
+#endif
+	return 0;
+}
+
+TRACEPOINT(sched_wakeup)
+{
+	return woken(ctx->args[0], 0);
+}
+
+TRACEPOINT(sched_wakeup_new)
+{
+	return woken(ctx->args[0], 1);
+}
+
+TRACEPOINT(sched_migrate_task)
+{
+	/* task, destination */
+	u32 tid = 0;
+	struct thread *t;
+
+	READ_KERNEL(tid, ctx->args[0], TASK_PID);
+	t = this_thread(tid);
+	if (!t)
+		return 0;
+#ifdef DETAIL_COUNTS
+	struct counters *c = counters_of(tid, phase_of(t));
+	if (c)
+		c->migrations++;
+#else
+	emit(KIND_MIGRATE, tid, phase_of(t), bpf_ktime_get_ns(), (u32)ctx->args[1], t->cpu, 0);
+#endif
+	return 0;
+}

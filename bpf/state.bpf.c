@@ -1,0 +1,256 @@
+/* What the kernel side remembers, and how it sends: maps, per-thread and per-process state, emit().
+ *
+ * The files of this folder are compiled as one text, this one first. BCC rewrites map accesses only in the
+ * text itself, so everything that touches a map is here or after here, and not in a header.
+ */
+#include <uapi/linux/ptrace.h>
+#include <uapi/linux/bpf_perf_event.h>
+#include "record.h"
+
+#define __always_inline inline __attribute__((always_inline))
+
+/* ---- state ------------------------------------------------------------------------------------------------ */
+
+/* A traced thread. Written only by programs that run as this thread, or that switch to or from it: no locks. */
+struct thread {
+	u32 pid;
+	u32 armed;		/* 0 until the first program's execve: what our own child does before is not counted */
+	/* scheduler */
+	u64 on_ts;		/* on the CPU since */
+	u64 off_ts;		/* off the CPU since */
+	u64 runnable_ts;	/* waiting for a CPU since; 0: asleep */
+	u64 voluntary;		/* the kernel's own counts at the last switch */
+	u64 involuntary;
+	u64 offcpu_ns;		/* all time off the CPU so far, to take it out of times in the kernel */
+	u32 on_phase;
+	u32 off_phase;
+	u32 cpu;
+	u32 exiting;
+	/* page fault being handled */
+	u64 fault_ts;
+	u64 fault_address;
+	u64 fault_offcpu_ns;
+	u32 fault_flags;
+	/* faults that the kernel has counted and we have sent */
+	u32 unused;
+	u64 minor;
+	u64 major;
+	/* system call being made */
+	u64 call_ts;
+	u64 call_offcpu_ns;
+	u32 call_number;
+	u32 call_phase;
+	u64 call_arguments[4];	/* the arguments 0, 1, 2, 3 of those calls that are looked at */
+	u64 call_file_bytes;	/* size of the mapped file beyond the offset, 0 when unknown */
+	/* time in the kernel not yet sent */
+	u64 system_ns;
+	u32 system_phase;
+	/* outermost open engine call */
+	u32 engine_phase;	/* 0: none */
+	u64 engine_sp;
+	u64 engine_ip;
+};
+
+/* A traced process: the phase that it is in. */
+struct process {
+	u32 phase;
+	u32 role;		/* enum role of that phase */
+	u32 caller;		/* the thread that made the last engine call */
+	u32 marked;		/* logits were read or a token sampled in this gap */
+	u64 threads;
+	u64 rss_peak;		/* in this phase */
+};
+
+/* A phase: whether it is an engine call that is open still, and the call that was current when it began. */
+struct phase_state {
+	u32 previous;
+	u32 open;
+};
+
+/* What a uprobe means: filled by user space, found by the probe's cookie. */
+struct probe {
+	u32 role;
+	u32 action;
+	u32 sp_offset;		/* bytes pushed since the function's entry */
+	u32 context_kind, context_register, context_offset;
+	u32 tokens_kind, tokens_register, tokens_offset;
+	u32 argument_kind, argument_register, argument_offset;
+};
+enum probe_action { ACTION_BEGIN = 1, ACTION_END = 2, ACTION_MARK = 3, ACTION_TOKENS = 4, ACTION_HOLD = 5 };
+enum location_kind { LOCATION_NONE = 0, LOCATION_REGISTER = 1, LOCATION_MEMORY = 2 };
+
+/* x86-64 numbers of the system calls that are looked at. */
+enum call_number {
+	CALL_READ = 0, CALL_MMAP = 9, CALL_MPROTECT = 10, CALL_MUNMAP = 11, CALL_BRK = 12, CALL_PREAD64 = 17,
+	CALL_READV = 19, CALL_SCHED_YIELD = 24, CALL_MREMAP = 25, CALL_MADVISE = 28, CALL_EXECVE = 59,
+	CALL_MLOCK = 149, CALL_MUNLOCK = 150, CALL_MLOCKALL = 151, CALL_MUNLOCKALL = 152, CALL_FUTEX = 202,
+	CALL_PREADV = 295, CALL_EXECVEAT = 322, CALL_MLOCK2 = 325, CALL_PREADV2 = 327, CALL_FUTEX_WAITV = 449,
+	CALL_FUTEX_WAKE = 454, CALL_FUTEX_WAIT = 455, CALL_FUTEX_REQUEUE = 456,
+};
+
+#define MAX_PROBES 1024
+
+BPF_HASH(threads, u32, struct thread, 32768);
+BPF_HASH(processes, u32, struct process, 8192);
+BPF_HASH(held, u32, u32, 8192);		/* processes that our ptrace holds when they change their link map */
+BPF_TABLE("lru_hash", u32, struct phase_state, phase_states, 16384);
+BPF_ARRAY(phase_counter, u64, 1);
+BPF_ARRAY(probes, struct probe, MAX_PROBES);
+BPF_PERCPU_ARRAY(probe_hits, u64, MAX_PROBES);
+
+BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
+BPF_RINGBUF_OUTPUT(phases, PHASES_PAGES);
+BPF_RINGBUF_OUTPUT(tasks, TASKS_PAGES);
+
+/* Nothing is lost in silence: what could not be sent or kept, by kind. */
+BPF_PERCPU_ARRAY(lost_events, u64, KIND_MAX);
+enum lost_other { LOST_TASK = 0, LOST_THREAD_STATE = 1, LOST_PROCESS_STATE = 2, LOST_COUNTERS = 3, LOST_PHASE = 4, LOST_MAX = 5 };
+BPF_PERCPU_ARRAY(lost_others, u64, LOST_MAX);
+BPF_PERCPU_ARRAY(sent_events, u64, KIND_MAX);
+
+#ifdef DETAIL_COUNTS
+#define COUNTING 1
+BPF_HASH(counts, struct counter_key, struct counters, 32768);
+#else
+#define COUNTING 0
+#endif
+
+/* A raw tracepoint's program. Not BCC's own macro: that one attaches by itself when it is loaded. */
+#define TRACEPOINT(name) int on_##name(struct bpf_raw_tracepoint_args *ctx)
+
+/* ---- small helpers ---------------------------------------------------------------------------------------- */
+
+#define READ_KERNEL(destination, base, offset) \
+	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)(base) + (offset))
+
+static __always_inline void lose_event(u32 kind)
+{
+	u64 *count = lost_events.lookup(&kind);
+	if (count)
+		(*count)++;
+}
+
+static __always_inline void lose_other(u32 what)
+{
+	u64 *count = lost_others.lookup(&what);
+	if (count)
+		(*count)++;
+}
+
+static __always_inline void fill(struct event *e, u16 kind, u32 tid, u32 phase, u64 ts_ns, u32 arg0, u64 arg1, u64 arg2)
+{
+	e->ts_ns = ts_ns;
+	e->tid = tid;
+	e->phase = phase;
+	e->kind = kind;
+	e->cpu = bpf_get_smp_processor_id();
+	e->arg0 = arg0;
+	e->arg1 = arg1;
+	e->arg2 = arg2;
+}
+
+/* No wake-up: the reader comes by its own timer. A wake-up per event would trace itself. */
+static __always_inline void emit(u16 kind, u32 tid, u32 phase, u64 ts_ns, u32 arg0, u64 arg1, u64 arg2)
+{
+	struct event *e = events.ringbuf_reserve(sizeof(struct event));
+	if (!e) {
+		lose_event(kind);
+		return;
+	}
+	fill(e, kind, tid, phase, ts_ns, arg0, arg1, arg2);
+	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
+/* Phase edges have a ring of their own: a flood of events cannot push them out. */
+static __always_inline void emit_phase(u16 kind, u32 tid, u32 phase, u64 ts_ns, u32 arg0, u64 arg1, u64 arg2)
+{
+	struct event *e = phases.ringbuf_reserve(sizeof(struct event));
+	if (!e) {
+		lose_event(kind);
+		return;
+	}
+	fill(e, kind, tid, phase, ts_ns, arg0, arg1, arg2);
+	phases.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline u32 phase_of(struct thread *t)
+{
+	struct process *p = processes.lookup(&t->pid);
+	return p ? p->phase : 0; /* 0: its process could not be kept, which was counted as lost */
+}
+
+#ifdef DETAIL_COUNTS
+static __always_inline struct counters *counters_of(u32 tid, u32 phase)
+{
+	struct counter_key key = {.tid = tid, .phase = phase};
+	struct counters *c = counts.lookup(&key);
+	if (c)
+		return c;
+	struct counters zero = {};
+	counts.update(&key, &zero);
+	c = counts.lookup(&key);
+	if (!c)
+		lose_other(LOST_COUNTERS);
+	return c;
+}
+#endif
+
+/* The running thread when it is traced and its program has begun; else NULL. */
+static __always_inline struct thread *this_thread(u32 tid)
+{
+	struct thread *t = threads.lookup(&tid);
+	return t && t->armed ? t : 0;
+}
+
+/* Resident bytes of the current process as /proc/PID/status counts them; 0 when it has no memory any more. */
+static __always_inline u64 resident_bytes(void)
+{
+	void *mm = 0;
+	u64 task = bpf_get_current_task();
+	s64 file = 0, anonymous = 0, shared = 0;
+	READ_KERNEL(mm, task, TASK_MM);
+	if (!mm)
+		return 0;
+	READ_KERNEL(file, mm, MM_RSS + RSS_COUNT);
+	READ_KERNEL(anonymous, mm, MM_RSS + RSS_COUNT + RSS_STRIDE);
+	READ_KERNEL(shared, mm, MM_RSS + RSS_COUNT + 3 * RSS_STRIDE);
+	s64 pages = (file > 0 ? file : 0) + (anonymous > 0 ? anonymous : 0) + (shared > 0 ? shared : 0);
+	return (u64)pages << 12;
+}
+
+static __always_inline void note_resident(u32 tid, u32 pid, u32 phase, u64 now, u64 bytes)
+{
+	if (!bytes)
+		return; /* the address space is gone: not zero bytes, but not known */
+#ifdef DETAIL_COUNTS
+	struct counters *c = counters_of(tid, phase);
+	if (c && bytes > c->rss_peak_bytes)
+		c->rss_peak_bytes = bytes;
+#else
+	emit(KIND_RSS, tid, phase, now, pid, bytes, 0);
+#endif
+}
+
+/* Time in the kernel is gathered and sent when the phase changed, not per call. */
+static __always_inline void flush_system_time(struct thread *t, u32 tid, u64 now)
+{
+	if (!t->system_ns)
+		return;
+#ifdef DETAIL_COUNTS
+	struct counters *c = counters_of(tid, t->system_phase);
+	if (c)
+		c->cpu_system_ns += t->system_ns;
+#else
+	emit(KIND_SYSTEM_TIME, tid, t->system_phase, now, 0, t->system_ns, 0);
+#endif
+	t->system_ns = 0;
+}
+
+static __always_inline void add_system_time(struct thread *t, u32 tid, u32 phase, u64 now, u64 ns)
+{
+	if (t->system_phase != phase) {
+		flush_system_time(t, tid, now);
+		t->system_phase = phase;
+	}
+	t->system_ns += ns;
+}

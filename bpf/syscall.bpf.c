@@ -1,0 +1,114 @@
+/* System calls: the two raw tracepoints, and which calls are looked at. What each means is in memory, futex and io. */
+
+/* The first argument registers in the order of struct pt_regs, read in one go. */
+struct argument_registers {
+	unsigned long r10, r9, r8, ax, cx, dx, si, di;
+};
+
+static __always_inline void keep_arguments(struct thread *t, u64 regs)
+{
+	struct argument_registers r = {};
+	READ_KERNEL(r, regs, 7 * sizeof(long));
+	t->call_arguments[0] = r.di;
+	t->call_arguments[1] = r.si;
+	t->call_arguments[2] = r.dx;
+	t->call_arguments[3] = r.r10;
+}
+
+/* The first program's execve is where the target begins: counts are taken from here on. */
+static __always_inline void arm(struct thread *t, u64 now)
+{
+	u64 task = bpf_get_current_task();
+
+	t->armed = 1;
+	t->on_ts = now;
+	t->cpu = bpf_get_smp_processor_id();
+	read_fault_counts(task, &t->minor, &t->major);
+	READ_KERNEL(t->voluntary, task, TASK_NVCSW);
+	READ_KERNEL(t->involuntary, task, TASK_NIVCSW);
+	u32 tid = bpf_get_current_pid_tgid();
+	struct process *p = processes.lookup(&t->pid);
+	if (p)
+		enter_phase(p, t->pid, tid, ROLE_STARTUP, now, 0, 0);
+	t->on_phase = p ? p->phase : 0;
+}
+
+TRACEPOINT(sys_enter)
+{
+	/* regs, number */
+	u32 tid = bpf_get_current_pid_tgid();
+	u64 number = ctx->args[1];
+	struct thread *t = threads.lookup(&tid);
+	u64 now;
+
+	if (!t)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (!t->armed) {
+		if (number != CALL_EXECVE && number != CALL_EXECVEAT)
+			return 0; /* still our own code in the child */
+		arm(t, now);
+	}
+	t->call_ts = now;
+	t->call_offcpu_ns = t->offcpu_ns;
+	t->call_number = number;
+	t->call_phase = phase_of(t);
+	switch (number) {
+	case CALL_MMAP:
+		keep_arguments(t, ctx->args[0]);
+		mmap_begins(t, tid, ctx->args[0], now);
+		break;
+	case CALL_MUNMAP: case CALL_MREMAP: case CALL_MADVISE: case CALL_BRK:
+		keep_arguments(t, ctx->args[0]);
+		before_resident_falls(t, tid, now);
+		break;
+	case CALL_MPROTECT: case CALL_MLOCK: case CALL_MLOCK2: case CALL_MLOCKALL: case CALL_READ: case CALL_PREAD64:
+	case CALL_READV: case CALL_PREADV: case CALL_PREADV2: case CALL_FUTEX: case CALL_FUTEX_WAITV:
+	case CALL_FUTEX_WAKE: case CALL_FUTEX_WAIT: case CALL_FUTEX_REQUEUE:
+		keep_arguments(t, ctx->args[0]);
+		break;
+	}
+	return 0;
+}
+
+TRACEPOINT(sys_exit)
+{
+	/* regs, return value */
+	u32 tid = bpf_get_current_pid_tgid();
+	struct thread *t = this_thread(tid);
+	s64 result = ctx->args[1];
+	u64 now, duration;
+	u32 phase;
+
+	if (!t)
+		return 0;
+	now = bpf_ktime_get_ns();
+	phase = phase_of(t);
+	if (!t->call_ts) { /* a new thread's first way to user mode is an exit without an entry */
+		send_populate(t, tid, phase, now, 0, 0);
+		return 0;
+	}
+	duration = now - t->call_ts;
+	t->call_ts = 0;
+	add_system_time(t, tid, phase, now, duration - (t->offcpu_ns - t->call_offcpu_ns));
+	if (t->fault_ts && (t->fault_flags & FAULT_KERNEL))
+		send_failed_fault(t, tid, phase, now);
+	send_populate(t, tid, phase, now, t->call_number, bytes_populated(t, result));
+
+	switch (t->call_number) {
+	case CALL_MMAP: case CALL_MUNMAP: case CALL_MREMAP: case CALL_BRK: case CALL_MADVISE: case CALL_MPROTECT:
+	case CALL_MLOCK: case CALL_MLOCK2: case CALL_MLOCKALL:
+		memory_call_ends(t, tid, phase, now, duration, result);
+		break;
+	case CALL_READ: case CALL_PREAD64: case CALL_READV: case CALL_PREADV: case CALL_PREADV2:
+		read_ends(t, tid, phase, now, duration, result);
+		break;
+	case CALL_FUTEX: case CALL_FUTEX_WAITV: case CALL_FUTEX_WAKE: case CALL_FUTEX_WAIT: case CALL_FUTEX_REQUEUE:
+		futex_ends(t, tid, phase, now, duration, result);
+		break;
+	case CALL_SCHED_YIELD:
+		yield_ends(t, tid, phase, now, duration);
+		break;
+	}
+	return 0;
+}

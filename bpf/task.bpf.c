@@ -1,0 +1,136 @@
+/* Threads and processes: fork, exec, rename, exit. What the target starts is traced, and nothing else. */
+
+static __always_inline void emit_task(u32 kind, u32 pid, u32 tid, u64 value, void *kernel_text)
+{
+	struct task_event *e = tasks.ringbuf_reserve(sizeof(struct task_event));
+	if (!e) {
+		lose_other(LOST_TASK);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->ts_ns = bpf_ktime_get_ns();
+	e->kind = kind;
+	e->pid = pid;
+	e->tid = tid;
+	e->value = value;
+	if (kernel_text)
+		bpf_probe_read_kernel_str(e->text, sizeof(e->text), kernel_text);
+	tasks.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
+TRACEPOINT(sched_process_fork)
+{
+	/* parent, child */
+	u64 child = ctx->args[1];
+	u32 parent_tid = bpf_get_current_pid_tgid();
+	struct thread *parent = this_thread(parent_tid);
+	struct thread t = {};
+	u32 tid = 0, pid = 0;
+	u64 now = bpf_ktime_get_ns();
+
+	if (!parent)
+		return 0;
+	READ_KERNEL(tid, child, TASK_PID);
+	READ_KERNEL(pid, child, TASK_TGID);
+	t.pid = pid;
+	t.armed = 1;
+	if (threads.update(&tid, &t))
+		lose_other(LOST_THREAD_STATE);
+	struct process *p = processes.lookup(&pid);
+	if (p) {
+		__sync_fetch_and_add(&p->threads, 1);
+	} else {
+		struct process fresh = {.threads = 1};
+		if (processes.update(&pid, &fresh)) {
+			lose_other(LOST_PROCESS_STATE);
+		} else {
+			p = processes.lookup(&pid);
+			if (p) {
+				/* not enter_phase(): the parent runs here, its resident size is not the child's */
+				p->phase = next_phase_id();
+				p->role = ROLE_STARTUP;
+				emit_phase(KIND_PHASE_BEGIN, tid, p->phase, now, ROLE_STARTUP, 0, (u64)pid << 32);
+			}
+		}
+	}
+	emit_task(TASK_FORK, pid, tid, parent_tid, (void *)child + TASK_COMM_OFFSET);
+	return 0;
+}
+
+TRACEPOINT(sched_process_exec)
+{
+	/* task, old pid, bprm */
+	u64 task = ctx->args[0];
+	u32 old_tid = ctx->args[1];
+	u32 tid = bpf_get_current_pid_tgid();
+	void *file_name = 0;
+
+	if (old_tid != tid) {
+		/* a thread that was not the leader takes the leader's number; the others are gone */
+		struct thread *old = threads.lookup(&old_tid);
+		if (!old)
+			return 0; /* not traced */
+		struct thread copy = *old;
+		if (threads.update(&tid, &copy))
+			lose_other(LOST_THREAD_STATE);
+		threads.delete(&old_tid);
+	}
+	struct thread *t = this_thread(tid);
+	if (!t)
+		return 0;
+	t->engine_phase = 0; /* the program that made the call is gone */
+	struct process *p = processes.lookup(&t->pid);
+	if (p && p->role != ROLE_STARTUP) {
+		u64 now = bpf_ktime_get_ns();
+		leave_phase(t->pid, tid, p->phase, END_EXIT, now);
+		enter_phase(p, t->pid, tid, ROLE_STARTUP, now, 0, 0);
+	}
+	READ_KERNEL(file_name, ctx->args[2], BPRM_FILENAME);
+	emit_task(TASK_EXEC, t->pid, tid, old_tid, file_name);
+	return 0;
+}
+
+TRACEPOINT(task_rename)
+{
+	/* task, comm */
+	u32 tid = 0;
+	READ_KERNEL(tid, ctx->args[0], TASK_PID);
+	struct thread *t = threads.lookup(&tid);
+	if (t && t->armed)
+		emit_task(TASK_COMM, t->pid, tid, 0, (void *)ctx->args[1]);
+	return 0;
+}
+
+TRACEPOINT(sched_process_exit)
+{
+	u64 task = bpf_get_current_task();
+	u32 tid = bpf_get_current_pid_tgid();
+	struct thread *t = this_thread(tid);
+	u64 now = bpf_ktime_get_ns();
+	u32 phase, code = 0;
+
+	if (!t)
+		return 0;
+	phase = phase_of(t);
+	send_populate(t, tid, phase, now, 0, 0);
+	if (t->call_ts) { /* exit(), or killed inside a call */
+		add_system_time(t, tid, phase, now, now - t->call_ts - (t->offcpu_ns - t->call_offcpu_ns));
+		t->call_ts = 0;
+	}
+	flush_system_time(t, tid, now);
+	t->exiting = 1;
+	READ_KERNEL(code, task, TASK_EXIT_CODE);
+
+	struct process *p = processes.lookup(&t->pid);
+	if (p) {
+		if (t->engine_phase)
+			end_engine_call(t, p, tid, END_EXIT, now);
+		__sync_fetch_and_add(&p->threads, -1);
+		if (p->threads == 0) { /* seen by two at once: a second end of a phase changes nothing */
+			note_resident(tid, t->pid, p->phase, now, resident_bytes());
+			leave_phase(t->pid, tid, p->phase, END_EXIT, now);
+		}
+	}
+	emit_task(TASK_EXIT, t->pid, tid, code, 0);
+	return 0;
+}
