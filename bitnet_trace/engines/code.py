@@ -57,11 +57,13 @@ class Exits:
     """Where control leaves a function with the stack pointer that it was entered with.
 
     `addresses` are its `ret` instructions, those of functions that it tail-jumps to, and tail jumps that are not
-    followed: into other files and into the C++ runtime, whose functions the whole program calls. `doubts` says in
-    words which ways out are not among them.
+    followed: into other files and into the C++ runtime, whose functions the whole program calls. `unknown_jumps` are
+    tail jumps whose target is known only at run time (virtual functions): the function's work may go on there.
+    `doubts` says in words which ways out are not among them.
     """
 
     addresses: set[int] = field(default_factory=set)
+    unknown_jumps: set[int] = field(default_factory=set)
     doubts: list[str] = field(default_factory=list)
 
 
@@ -170,9 +172,7 @@ class _ExitSearch:
             return
         function = self._elf.function_at(target) if target is not None else None
         if target is None and not name:
-            self.exits.doubts.append(
-                f"the function called by the tail jump at {jump.address:#x} is known only at run time"
-            )
+            self.exits.unknown_jumps.add(jump.address)
         elif target is not None and function is None:
             self._follow(target, depth)
         elif function is not None and (function.address != target or ".cold" in function.name):

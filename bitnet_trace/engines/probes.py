@@ -53,11 +53,15 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class RoleProbes:
-    """What is probed for one role; of the first alternative that a file has functions for, all are."""
+    """What is probed for one role; of the first alternative that a file has functions for, all are.
+
+    `ends_at_unknown_jump`: a tail jump whose target is known only at run time counts as the end of the call.
+    """
 
     role: str
     action: SetAction
     alternatives: tuple[Alternative, ...]
+    ends_at_unknown_jump: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ def pt_regs_fields() -> tuple[str, ...]:
 
 
 def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
-    _only(entry, {"role", "action", "alternatives"})
+    _only(entry, {"role", "action", "alternatives", "ends_at_unknown_jump"})
     role, action = entry.get("role"), entry.get("action")
     if not isinstance(role, str) or role.upper() not in Role.__members__:
         raise ValueError(f"unknown role {role!r}")
@@ -140,7 +144,10 @@ def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
     alternatives = tuple(_alternative(role, one) for one in entry.get("alternatives", []))
     if not alternatives:
         raise ValueError(f"role {role}: no alternatives")
-    return RoleProbes(role, action, alternatives)
+    ends_at_unknown_jump = entry.get("ends_at_unknown_jump", False)
+    if not isinstance(ends_at_unknown_jump, bool):
+        raise ValueError(f"role {role}: ends_at_unknown_jump must be true or false")
+    return RoleProbes(role, action, alternatives, ends_at_unknown_jump)
 
 
 def _alternative(role: str, entry: Mapping[str, Any]) -> Alternative:

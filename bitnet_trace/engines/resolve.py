@@ -126,29 +126,36 @@ def _resolve_role(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol], res
     problems: list[str] = []
     for function in own:
         if probes.action == "call":
-            found = _call_probes(elf, probes.role, function, alternative, resolution.doubts)
+            found = _call_probes(elf, probes, function, alternative, resolution.doubts)
         else:
-            found = _probe(elf, probes.role, probes.action, function, function.address, alternative)
-        if isinstance(found, str):
-            problems.append(found)
-            continue
-        for probe in found if isinstance(found, list) else [found]:
-            resolved.setdefault((probe.file_offset, probe.action), probe)
+            found = [_probe(elf, probes.role, probes.action, function, function.address, alternative)]
+        problems.extend(problem for problem in found if isinstance(problem, str))
+        for probe in found:
+            if isinstance(probe, Probe):
+                resolved.setdefault((probe.file_offset, probe.action), probe)
     resolution.probes.extend(resolved.values())
     if not resolved:
         resolution.missing.extend((probes.role, problem) for problem in problems[:1])
 
 
 def _call_probes(
-    elf: Elf, role: str, function: Symbol, places: Alternative, doubts: list[tuple[str, str]]
-) -> list[Probe] | str:
+    elf: Elf, probes: RoleProbes, function: Symbol, places: Alternative, doubts: list[tuple[str, str]]
+) -> Sequence[Probe | str]:
     """A "begin" at the function's entry and an "end" at each exit, or why there can be none; adds to `doubts`."""
+    role = probes.role
     begin = _probe(elf, role, "begin", function, function.address, places)
     if isinstance(begin, str):
-        return begin
+        return [begin]
     exits = code.find_exits(elf, function, _cold_parts(elf, function))
+    if probes.ends_at_unknown_jump:
+        exits.addresses |= exits.unknown_jumps
+    else:
+        # Ending the call there would cut off whatever the target does; the next call ends it at the latest.
+        exits.doubts.extend(
+            f"the tail jump at {at:#x} goes where only the running program knows" for at in sorted(exits.unknown_jumps)
+        )
     if exits.addresses == {function.address}:
-        return f"{pretty(function.name)} is only a jump into another library"
+        return [f"{pretty(function.name)} is only a jump into another library"]
     ends = [_probe(elf, role, "end", function, address, Alternative(())) for address in sorted(exits.addresses)]
     exits.doubts.extend(end for end in ends if isinstance(end, str))
     doubts.extend((role, f"{pretty(function.name)}: {doubt}") for doubt in exits.doubts)
