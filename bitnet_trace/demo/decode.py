@@ -11,7 +11,6 @@ Imports are light on purpose: what this program does besides inference shows up 
 import argparse
 import os
 import sys
-import time
 from typing import Any
 
 from bitnet_trace.demo import FIRST_WORD
@@ -25,7 +24,7 @@ def prompt(length: int) -> list[int]:
 
 
 def generate(model: str, prompt_tokens: int, tokens: int, threads: int) -> dict[str, Any]:
-    """llama.cpp's `timings` of one greedy completion, with `load_ms`, the wall time of loading, added.
+    """llama.cpp's `timings` of one greedy completion.
 
     Raises RuntimeError when the engine refuses the model or generates another number of tokens.
     """
@@ -43,9 +42,7 @@ def generate(model: str, prompt_tokens: int, tokens: int, threads: int) -> dict[
     params.verbosity = 1  # errors
     params.api_keys = [os.urandom(16).hex()]  # the server object also listens on a local port: closed to others
 
-    begin = time.monotonic()
     server = xllamacpp.Server(params)
-    load_ms = (time.monotonic() - begin) * 1e3
     reply = server.handle_completions(
         {
             "prompt": prompt(prompt_tokens),
@@ -61,7 +58,7 @@ def generate(model: str, prompt_tokens: int, tokens: int, threads: int) -> dict[
     counts = timings["prompt_n"], timings["predicted_n"]
     if counts != (prompt_tokens, tokens):
         raise RuntimeError(f"asked for {(prompt_tokens, tokens)} prompt and generated tokens, got {counts}")
-    return {"load_ms": load_ms, **timings}
+    return timings
 
 
 def timing_lines(timings: dict[str, Any]) -> list[str]:
@@ -77,7 +74,6 @@ def timing_lines(timings: dict[str, Any]) -> list[str]:
         return f"{text} ({ms / count:8.2f} ms per token, {1e3 * count / ms:8.2f} tokens per second)"
 
     lines = [
-        f"{'load time':>16} = {timings['load_ms']:10.2f} ms",
         line("prompt eval time", timings["prompt_ms"], timings["prompt_n"], "tokens"),
         line("eval time", timings["predicted_ms"], runs, "runs  "),
         f"{'total time':>16} = {total_ms:10.2f} ms / {total_tokens:5d} tokens",
