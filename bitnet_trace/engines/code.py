@@ -18,7 +18,8 @@ _REFUSED_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\xf0")
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 
 _MAX_INSTRUCTION_BYTES = 15
-_MAX_FUNCTION_BYTES = 1 << 20
+# Far beyond any function and what it tail-jumps to; bounds the work on a damaged file.
+_MAX_CODE_BYTES = 1 << 20
 _MAX_TAIL_CALLS = 3
 # For code without symbols: what is followed jump by jump before giving up.
 _MAX_FOLLOWED = 4096
@@ -57,13 +58,11 @@ class Exits:
     """Where control leaves a function with the stack pointer that it was entered with.
 
     `addresses` are its `ret` instructions, those of functions that it tail-jumps to, and tail jumps that are not
-    followed: into other files and into the C++ runtime, whose functions the whole program calls. `unknown_jumps` are
-    tail jumps whose target is known only at run time (virtual functions): the function's work may go on there.
-    `doubts` says in words which ways out are not among them.
+    followed: into other files and into the C++ runtime, whose functions the whole program calls. `doubts` says in
+    words which ways out are not among them.
     """
 
     addresses: set[int] = field(default_factory=set)
-    unknown_jumps: set[int] = field(default_factory=set)
     doubts: list[str] = field(default_factory=list)
 
 
@@ -118,9 +117,12 @@ def jump_stub_target(elf: Elf, address: int) -> int | None:
     return _destination(elf, first)[1]
 
 
-def find_exits(elf: Elf, function: Symbol, parts: list[Symbol]) -> Exits:
-    """The exits of a function; `parts` are code of it that lies elsewhere (`.cold`)."""
-    search = _ExitSearch(elf)
+def find_exits(elf: Elf, function: Symbol, parts: list[Symbol], ends_at_jump: bool = False) -> Exits:
+    """The exits of a function; `parts` are code of it that lies elsewhere (`.cold`).
+
+    With `ends_at_jump` every tail jump is an exit and none is followed.
+    """
+    search = _ExitSearch(elf, follows_tail_calls=not ends_at_jump)
     search.function(function.address, function.size, depth=0)
     for part in parts:
         search.region(part.address, part.size, depth=0)
@@ -128,12 +130,15 @@ def find_exits(elf: Elf, function: Symbol, parts: list[Symbol]) -> Exits:
 
 
 class _ExitSearch:
-    """The walk of find_exits: regions of known size from end to end, code without symbols jump by jump."""
+    """The walk of find_exits: code of known size from end to end, code without symbols jump by jump."""
 
-    def __init__(self, elf: Elf) -> None:
+    def __init__(self, elf: Elf, follows_tail_calls: bool) -> None:
         self.exits = Exits()
+        self._max_depth = _MAX_TAIL_CALLS if follows_tail_calls else 0
         self._elf = elf
         self._seen: list[tuple[int, int]] = []
+        self._followed: set[int] = set()
+        self._budget = _MAX_CODE_BYTES
 
     def function(self, address: int, size: int, depth: int) -> None:
         if size:
@@ -144,7 +149,8 @@ class _ExitSearch:
     def region(self, address: int, size: int, depth: int) -> None:
         if self._was_seen(address):
             return
-        if size > _MAX_FUNCTION_BYTES:
+        self._budget -= size
+        if self._budget < 0:
             self.exits.doubts.append(f"{size} bytes of code at {address:#x} are too many to look through")
             return
         self._seen.append((address, address + size))
@@ -172,12 +178,18 @@ class _ExitSearch:
             return
         function = self._elf.function_at(target) if target is not None else None
         if target is None and not name:
-            self.exits.unknown_jumps.add(jump.address)
+            if self._max_depth:
+                # Ending the call here would cut off what the target does; the next call ends it at the latest.
+                self.exits.doubts.append(
+                    f"the tail jump at {jump.address:#x} goes where only the running program knows"
+                )
+            else:
+                self.exits.addresses.add(jump.address)
         elif target is not None and function is None:
             self._follow(target, depth)
         elif function is not None and (function.address != target or ".cold" in function.name):
             self.region(function.address, function.size, depth)
-        elif function is not None and depth < _MAX_TAIL_CALLS and not _RUNTIME_FUNCTION.match(function.name):
+        elif function is not None and depth < self._max_depth and not _RUNTIME_FUNCTION.match(function.name):
             self.function(function.address, function.size, depth + 1)
         elif jump.operation == "jmp":
             self.exits.addresses.add(jump.address)
@@ -197,7 +209,7 @@ class _ExitSearch:
                 if instruction is None or steps > _MAX_FOLLOWED:
                     self.exits.doubts.append(f"code without a symbol at {start:#x} could not be followed to its end")
                     return
-                self._seen.append((address, address + 1))
+                self._followed.add(address)
                 address += instruction.size
                 target = instruction.direct_target
                 if target is not None and self._elf.function_at(target) is None and not _slot(self._elf, target):
@@ -209,7 +221,7 @@ class _ExitSearch:
                     break
 
     def _was_seen(self, address: int) -> bool:
-        return any(begin <= address < end for begin, end in self._seen)
+        return address in self._followed or any(begin <= address < end for begin, end in self._seen)
 
 
 def _destination(elf: Elf, jump: Instruction) -> tuple[str, int | None]:

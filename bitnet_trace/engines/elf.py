@@ -198,7 +198,7 @@ class Elf:
     def slot_target(self, slot: int) -> tuple[str, int | None] | None:
         """What the dynamic linker writes into a GOT slot: (name, address), the address None when imported.
 
-        None when no relocation names the slot. The name is empty for a relocation without a symbol.
+        None when no relocation names the slot. The name is empty for a relocation to an address of this file.
         """
         for section in self._sections_of_type(_SHT_RELA):
             relocations = self._rows(section, _RELOCATION)
@@ -206,7 +206,8 @@ class Elf:
                 if row["type"] == _R_RELATIVE:
                     return "", int(row["addend"])
                 if row["type"] not in (_R_GLOB_DAT, _R_JUMP_SLOT):
-                    return None
+                    # IRELATIVE: one of several versions of a function, chosen at start (memcpy in static programs).
+                    return "a function chosen at start", None
                 return self._linked_symbol(int(section["link"]), int(row["symbol"]))
         return None
 

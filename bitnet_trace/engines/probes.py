@@ -55,13 +55,13 @@ class Alternative:
 class RoleProbes:
     """What is probed for one role; of the first alternative that a file has functions for, all are.
 
-    `ends_at_unknown_jump`: a tail jump whose target is known only at run time counts as the end of the call.
+    `ends_at_jump`: a tail jump ends the call, whatever the function that it goes to does.
     """
 
     role: str
     action: SetAction
     alternatives: tuple[Alternative, ...]
-    ends_at_unknown_jump: bool = False
+    ends_at_jump: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def pt_regs_fields() -> tuple[str, ...]:
 
 
 def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
-    _only(entry, {"role", "action", "alternatives", "ends_at_unknown_jump"})
+    _only(entry, {"role", "action", "alternatives", "ends_at_jump"})
     role, action = entry.get("role"), entry.get("action")
     if not isinstance(role, str) or role.upper() not in Role.__members__:
         raise ValueError(f"unknown role {role!r}")
@@ -144,10 +144,10 @@ def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
     alternatives = tuple(_alternative(role, one) for one in entry.get("alternatives", []))
     if not alternatives:
         raise ValueError(f"role {role}: no alternatives")
-    ends_at_unknown_jump = entry.get("ends_at_unknown_jump", False)
-    if not isinstance(ends_at_unknown_jump, bool):
-        raise ValueError(f"role {role}: ends_at_unknown_jump must be true or false")
-    return RoleProbes(role, action, alternatives, ends_at_unknown_jump)
+    ends_at_jump = entry.get("ends_at_jump", False)
+    if not isinstance(ends_at_jump, bool):
+        raise ValueError(f"role {role}: ends_at_jump must be true or false")
+    return RoleProbes(role, action, alternatives, ends_at_jump)
 
 
 def _alternative(role: str, entry: Mapping[str, Any]) -> Alternative:

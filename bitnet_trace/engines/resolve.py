@@ -146,16 +146,9 @@ def _call_probes(
     begin = _probe(elf, role, "begin", function, function.address, places)
     if isinstance(begin, str):
         return [begin]
-    exits = code.find_exits(elf, function, _cold_parts(elf, function))
-    if probes.ends_at_unknown_jump:
-        exits.addresses |= exits.unknown_jumps
-    else:
-        # Ending the call there would cut off whatever the target does; the next call ends it at the latest.
-        exits.doubts.extend(
-            f"the tail jump at {at:#x} goes where only the running program knows" for at in sorted(exits.unknown_jumps)
-        )
+    exits = code.find_exits(elf, function, _cold_parts(elf, function), probes.ends_at_jump)
     if exits.addresses == {function.address}:
-        return [f"{pretty(function.name)} is only a jump into another library"]
+        return [f"{pretty(function.name)} is only a jump to another function"]
     ends = [_probe(elf, role, "end", function, address, Alternative(())) for address in sorted(exits.addresses)]
     exits.doubts.extend(end for end in ends if isinstance(end, str))
     doubts.extend((role, f"{pretty(function.name)}: {doubt}") for doubt in exits.doubts)
