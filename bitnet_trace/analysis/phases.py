@@ -35,7 +35,7 @@ def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
         for position, name, token in zip(positions, *_names_of_process(rows), strict=True):
             names[position] = name
             tokens[position] = token
-    return ordered.assign(name=pd.Series(names, dtype="str"), token=pd.array(tokens, dtype="Int64"))
+    return ordered.assign(name=pd.array(names, dtype="string"), token=pd.array(tokens, dtype="Int64"))
 
 
 @dataclass(frozen=True)

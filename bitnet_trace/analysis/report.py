@@ -1,0 +1,106 @@
+"""Everything that a report shows, computed once from a recording; what renderers take."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bitnet_trace.analysis import tables
+from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
+from bitnet_trace.analysis.health import health, unattached
+from bitnet_trace.analysis.latency import FaultLatencies
+from bitnet_trace.analysis.phases import name_phases
+from bitnet_trace.analysis.speed import compare_timings, summary
+from bitnet_trace.columns import COUNTERS, TOKENS
+from bitnet_trace.recording.reader import Recording
+
+
+@dataclass(frozen=True)
+class Report:
+    """One report. Tables have the columns of columns.py; missing numbers are pd.NA in tables and None in dicts.
+
+    `phases`: a row per phase (columns.PHASES and the rest of the recorded row); `by_phase`: a row per phase name;
+    `total`: one row; `by_thread`: a row per thread; `tokens`: a row per prefill or decode call; `counters`: index
+    (phase, tid), layout.COUNTER_FIELDS. `run`, `health` and `faults` are as DESIGN's JSON has them, `summary` has the
+    keys of columns.SUMMARY, `timings` the rows of `compare_timings`.
+    """
+
+    name: str
+    run: dict[str, Any]
+    health: dict[str, Any]
+    summary: dict[str, Any]
+    timings: list[dict[str, Any]]
+    phases: pd.DataFrame
+    by_phase: pd.DataFrame
+    total: pd.DataFrame
+    by_thread: pd.DataFrame
+    tokens: pd.DataFrame
+    faults: dict[str, Any]
+    counters: pd.DataFrame
+
+
+def build_report(recording: Recording) -> Report:
+    """The report of `recording`: its events are read once, in pieces."""
+    latencies = FaultLatencies()
+    latest_ns = 0
+
+    def pieces() -> Iterator[npt.NDArray[np.void]]:
+        nonlocal latest_ns
+        for batch in recording.event_batches():
+            latencies.add(batch)
+            latest_ns = max(latest_ns, int(batch["ts_ns"].max()))
+            yield batch
+
+    folded = fold_events(pieces(), recording.phases)
+    counters = add_counters(from_stored(recording.stored_counters), folded)
+    named = name_phases(recording.phases)
+    start_ns, end_ns = _span(recording.meta, named, latest_ns)
+    phases = tables.with_durations(named, start_ns, end_ns)
+    meta = recording.meta
+    state = health(meta, recording.n_events, recording.complete, recording.warnings)
+    blind = unattached(state["probes"])
+    numbers = summary(phases)
+    return Report(
+        name=recording.path.name,
+        run=_run(meta, numbers),
+        health=state,
+        summary=numbers,
+        timings=compare_timings(meta.get("timings_reported", []), phases),
+        phases=phases,
+        by_phase=tables.without_unattached(tables.by_phase(counters, phases), COUNTERS, blind),
+        total=tables.without_unattached(tables.total(counters), COUNTERS, blind),
+        by_thread=tables.without_unattached(tables.by_thread(counters, phases, recording.threads), COUNTERS, blind),
+        tokens=tables.without_unattached(tables.tokens(counters, phases), TOKENS, blind),
+        faults={"latency_ns": latencies.quantiles()},
+        counters=counters,
+    )
+
+
+def _span(meta: dict[str, Any], phases: pd.DataFrame, latest_ns: int) -> tuple[int, int]:
+    """Begin and end of the recording: what the writer noted, else the first and last that was seen."""
+    edges = [int(ns) for column in ("begin_ns", "end_ns") for ns in phases[column].dropna()]
+    start_ns = meta.get("start_ns")
+    if start_ns is None:
+        start_ns = min(edges, default=0)
+    seen = max([*edges, min(latest_ns, 1 << 62), start_ns])
+    wall_ns = meta.get("wall_ns")
+    return start_ns, seen if wall_ns is None else max(start_ns + wall_ns, seen)
+
+
+def _run(meta: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
+    status = meta.get("exit_status")
+    return {
+        "command": meta.get("command"),
+        "engine": meta.get("engine"),
+        "detail": meta.get("options", {}).get("detail"),
+        "exit_code": 128 - status if status is not None and status < 0 else status,
+        "wall_ns": meta.get("wall_ns"),
+        "start_ns": meta.get("start_ns"),
+        "clock_offset_ns": meta.get("clock_offset_ns"),
+        "version": meta.get("version"),
+        "host": meta.get("host", {}),
+        "tokens": {"prompt": numbers["prompt_tokens"], "decoded": numbers["decoded_tokens"]},
+    }

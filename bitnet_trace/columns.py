@@ -1,0 +1,195 @@
+"""Every column that reports show, declared once: every output reads this table."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Format = Literal["ns", "bytes", "count", "number", "rate", "pct", "text"]
+How = Literal["counted", "derived", "sampled", "estimated"]
+
+# Probes that feed a column: without one of them it is missing, not 0. Tracepoints and events by the kernel's name.
+_FAULTS = ("fault_minor", "fault_major")
+_LATENCY = (*_FAULTS, "page_fault_user", "page_fault_kernel")
+_SWITCH = ("sched_switch",)
+_CALLS = ("sys_enter", "sys_exit")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `key` is the field's name in JSON and DataFrames and carries the unit; `title` heads it in text.
+
+    `group` is the table that text reports put it in, None for those that only JSON has. `needs` are the probes that
+    feed it. `measured` is False for a column of the schema that nothing measures: always missing.
+    """
+
+    key: str
+    title: str
+    format: Format
+    help: str
+    group: str | None = None
+    how: How = "counted"
+    needs: tuple[str, ...] = ()
+    measured: bool = True
+
+    @property
+    def unit(self) -> str:
+        """ns, bytes, or empty for plain counts and text."""
+        return self.format if self.format in ("ns", "bytes") else ""
+
+
+# One row per phase name (by_phase), per thread (by_thread) and for all together (total).
+COUNTERS: tuple[Column, ...] = (
+    Column("cpu_ns", "on CPU", "ns", "time that threads ran", "time", needs=_SWITCH),
+    Column(
+        "cpu_user_ns",
+        "CPU user",
+        "ns",
+        "time that threads ran in user mode: on the CPU, less cpu_system_ns",
+        "time",
+        "derived",
+        (*_SWITCH, *_CALLS),
+    ),
+    Column(
+        "cpu_system_ns",
+        "CPU system",
+        "ns",
+        "time that threads ran in system calls and page faults",
+        "time",
+        needs=_CALLS,
+    ),
+    Column("rss_peak_bytes", "peak RSS", "bytes", "most resident memory of a process in the phase", "memory"),
+    Column("faults_minor", "minor faults", "count", "user and kernel faults without I/O", "memory", needs=_FAULTS),
+    Column("faults_major", "major faults", "count", "user and kernel faults that read a disk", "memory", needs=_FAULTS),
+    Column(
+        "faults_kernel", "of kernel", "count", "faults raised in kernel mode, as by read()", "memory", needs=_FAULTS
+    ),
+    Column(
+        "faults_populate",
+        "populate faults",
+        "count",
+        "faults that the kernel took for a call: MAP_POPULATE, mlock, exec; no exception",
+        "memory",
+        needs=_CALLS,
+    ),
+    Column("populated_bytes", "populated", "bytes", "memory that such calls brought in", "memory", needs=_CALLS),
+    Column("fault_ns", "fault time", "ns", "time from the exception to the handled fault", "memory", needs=_LATENCY),
+    Column(
+        "switches_voluntary", "voluntary switches", "count", "the thread went to sleep", "scheduling", needs=_SWITCH
+    ),
+    Column(
+        "switches_involuntary", "involuntary switches", "count", "the thread was preempted", "scheduling", needs=_SWITCH
+    ),
+    Column("migrations", "migrations", "count", "moves to another CPU", "scheduling", needs=("sched_migrate_task",)),
+    Column(
+        "runq_wait_ns",
+        "run-queue wait",
+        "ns",
+        "time that threads were ready to run and had no CPU; part of off-CPU time",
+        "scheduling",
+        needs=(*_SWITCH, "sched_wakeup"),
+    ),
+    Column("offcpu_ns", "off CPU", "ns", "time between leaving a CPU and running again", "time", needs=_SWITCH),
+    Column("futex_calls", "futex calls", "count", "futex system calls, waits and wakes", "scheduling", needs=_CALLS),
+    Column("futex_wait_ns", "futex wait", "ns", "time in futex calls that wait", "scheduling", needs=_CALLS),
+    Column("mmap_calls", "mmap", "count", "mmap calls", "calls", needs=_CALLS),
+    Column("munmap_calls", "munmap", "count", "munmap calls", "calls", needs=_CALLS),
+    Column("mmap_bytes", "mmap bytes", "bytes", "bytes mapped by mmap calls that succeeded", "calls", needs=_CALLS),
+    Column("sched_yield_calls", "sched_yield", "count", "sched_yield calls", "scheduling", needs=_CALLS),
+    Column("io_uring_submitted", "SQEs", "count", "requests given to io_uring", "calls", measured=False),
+    Column("io_uring_completed", "CQEs", "count", "requests that io_uring completed", "calls", measured=False),
+    Column("read_calls", "reads", "count", "calls of the read family", "calls", needs=_CALLS),
+    Column("read_bytes", "read bytes", "bytes", "bytes that those calls returned", "calls", needs=_CALLS),
+    Column("tlb_flushes", "TLB flushes", "count", "TLB flushes begun by the threads", "memory", measured=False),
+    Column("tlb_flush_pages", "flushed pages", "count", "pages of partial TLB flushes", "memory", measured=False),
+    Column(
+        "tlb_shootdowns_received",
+        "shootdowns",
+        "count",
+        "TLB flushes asked for by another CPU",
+        "memory",
+        measured=False,
+    ),
+    Column("faults_failed", "failed faults", "count", "exceptions without a handled fault", "memory", needs=_LATENCY),
+    Column("wakeups", "wakeups", "count", "times that a thread was woken", "scheduling", needs=("sched_wakeup",)),
+    Column("munmap_bytes", "munmap bytes", "bytes", "bytes unmapped by munmap", "calls", needs=_CALLS),
+    Column("mremap_calls", "mremap", "count", "mremap calls", "calls", needs=_CALLS),
+    Column("brk_calls", "brk", "count", "brk calls", "calls", needs=_CALLS),
+    Column("madvise_calls", "madvise", "count", "madvise calls", "calls", needs=_CALLS),
+    Column("mprotect_calls", "mprotect", "count", "mprotect calls", "calls", needs=_CALLS),
+    Column("mlock_calls", "mlock", "count", "mlock, mlock2 and mlockall calls", "calls", needs=_CALLS),
+    Column("memory_calls_ns", "memory calls", "ns", "time in the calls from mmap to mlock", "time", needs=_CALLS),
+    Column("read_ns", "read time", "ns", "time in calls of the read family", "time", needs=_CALLS),
+)
+
+PHASE_SUMS: tuple[Column, ...] = (
+    Column("phase", "phase", "text", "load, prefill, decode ...: where the engine was"),
+    Column("n", "n", "count", "how many phases of this name, in processes that called the engine", "time"),
+    Column("dur_ns", "duration", "ns", "how long they lasted together", "time"),
+)
+
+PHASES: tuple[Column, ...] = (
+    Column("id", "id", "number", "number of the phase, unique in the recording"),
+    Column("pid", "pid", "number", "process"),
+    Column("name", "phase", "text", "name of the phase"),
+    Column("token", "token", "number", "number of the decode call in its context, from 1", how="derived"),
+    Column("n_tokens", "tokens", "count", "tokens that the call processed"),
+    Column("start_ns", "start", "ns", "begin, since the start of the recording"),
+    Column("dur_ns", "duration", "ns", "how long it lasted", how="derived"),
+    Column("overlapped", "overlapped", "text", "another thread's call ran at the same time"),
+    Column("complete", "complete", "text", "its end was recorded"),
+)
+
+TOKENS: tuple[Column, ...] = (
+    Column("phase_id", "id", "number", "number of the phase"),
+    Column("name", "phase", "text", "prefill or decode"),
+    Column("token", "token", "number", "number of the decode call in its context, from 1", how="derived"),
+    Column("n_tokens", "tokens", "count", "tokens that the call processed"),
+    Column("n_sampled", "sampled", "count", "tokens sampled after it"),
+    Column("start_ns", "start", "ns", "begin, since the start of the recording"),
+    Column("dur_ns", "duration", "ns", "how long the call lasted", how="derived"),
+    Column("cpu_ns", "on CPU", "ns", "time that all threads ran in it", needs=_SWITCH),
+    Column("faults", "faults", "count", "user and kernel faults in it", how="derived", needs=_FAULTS),
+    Column("switches", "switches", "count", "voluntary and involuntary switches in it", how="derived", needs=_SWITCH),
+    Column(
+        "runq_wait_ns", "run-queue wait", "ns", "time that threads waited for a CPU", needs=(*_SWITCH, "sched_wakeup")
+    ),
+    Column("futex_wait_ns", "futex wait", "ns", "time in futex calls that wait", needs=_CALLS),
+)
+
+THREADS: tuple[Column, ...] = (
+    Column("pid", "pid", "number", "process"),
+    Column("tid", "tid", "number", "thread"),
+    Column("comm", "comm", "text", "last name of the thread"),
+    Column(
+        "role", "role", "text", "main: made the decode calls; compute: ran in prefill or decode; other", how="derived"
+    ),
+)
+
+SUMMARY: tuple[Column, ...] = (
+    Column("load_ns", "load", "ns", "time in the calls that load the model"),
+    Column(
+        "ttft_ns",
+        "TTFT",
+        "ns",
+        "time to first token: from the first instruction of the engine's process to the end of the first prefill",
+        how="derived",
+    ),
+    Column(
+        "tpot_ns", "TPOT", "ns", "time per output token: decode and sampling time over decoded tokens", how="derived"
+    ),
+    Column("prefill_tokens_per_s", "prefill", "rate", "prompt tokens over time in prefill calls", how="derived"),
+    Column("decode_tokens_per_s", "decode", "rate", "decoded tokens over time in decode calls", how="derived"),
+    Column("prompt_tokens", "prompt tokens", "count", "tokens of all prefill calls"),
+    Column("decoded_tokens", "decoded tokens", "count", "tokens of all decode calls"),
+)
+
+GROUPS: tuple[tuple[str, str], ...] = (
+    ("time", "Time"),
+    ("memory", "Memory"),
+    ("scheduling", "Scheduling and waiting"),
+    ("calls", "Calls"),
+)
+
+
+def by_key(columns: tuple[Column, ...]) -> dict[str, Column]:
+    """Columns by their keys."""
+    return {column.key: column for column in columns}
