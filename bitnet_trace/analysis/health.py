@@ -10,7 +10,7 @@ PROBE_KEYS = ("name", "role", "path", "offset", "attached", "reason", "cost_clas
 
 
 def health(meta: dict[str, Any], n_stored: int, complete: bool, warnings: list[str]) -> dict[str, Any]:
-    """The health of a recording as DESIGN's `health` has it, of a meta that was read by `load_meta`.
+    """The health of a recording as the JSON output has it, of a meta that was read by `load_meta`.
 
     `events` is how many were received (stored, where the writer could not say), `lost` how many were not, `lost_by`
     its parts as {"events.fault": n, ...} without zeros; `coverage_pct` is received / (received + lost). `never_hit`

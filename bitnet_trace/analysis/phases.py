@@ -21,7 +21,7 @@ _FOREVER = np.iinfo(np.int64).max
 
 
 def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
-    """`phases` (columns of schema.PHASE_SCHEMA) with `name`, one of PHASE_NAMES, and `token`, in order of begin.
+    """`phases` (columns of schema.PHASE_SCHEMA) with `name`, one of PHASE_NAMES or UNKNOWN, and `token`, in order of begin.
 
     `token` counts the decode calls of a context from 1; it is missing elsewhere. The rules are those of
     docs/architecture.md, "Phases".

@@ -20,15 +20,16 @@ from bitnet_trace.recording.reader import Recording
 
 @dataclass(frozen=True)
 class Report:
-    """One report. Tables have the columns of columns.py; missing numbers are pd.NA in tables and None in dicts.
+    """One report, and the recording it is of.
 
-    `phases`: a row per phase (columns.PHASES and the rest of the recorded row); `by_phase`: a row per phase name;
-    `total`: one row; `by_thread`: a row per thread; `tokens`: a row per prefill or decode call; `counters`: index
-    (phase, tid), layout.COUNTER_FIELDS. `run`, `health` and `faults` are as DESIGN's JSON has them, `summary` has the
-    keys of columns.SUMMARY, `timings` the rows of `compare_timings`.
+    Tables have the columns of columns.py; a missing number is pd.NA in tables and None in dicts. `phases`: a row per
+    phase (columns.PHASES and the rest of the recorded row); `by_phase`: a row per phase name; `total`: one row;
+    `by_thread`: a row per thread; `tokens`: a row per prefill or decode call; `counters`: index (phase, tid),
+    layout.COUNTER_FIELDS. `run`, `health` and `faults` are as the JSON output has them, `summary` has the keys of
+    columns.SUMMARY, `timings` the rows of `compare_timings`.
     """
 
-    name: str
+    recording: Recording
     run: dict[str, Any]
     health: dict[str, Any]
     summary: dict[str, Any]
@@ -64,7 +65,7 @@ def build_report(recording: Recording) -> Report:
     blind = unattached(state["probes"])
     numbers = summary(phases)
     return Report(
-        name=recording.path.name,
+        recording=recording,
         run=_run(meta, numbers),
         health=state,
         summary=numbers,

@@ -1,7 +1,6 @@
 """meta.json as a reader may rely on it: known keys have their types, whatever the file holds."""
 
 import json
-import math
 import stat
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.schema import META_NAME, SCHEMA_VERSION
 
 _SIZE_LIMIT_BYTES = 64 << 20
+_MAX_DEPTH = 32
 
 _TYPES: dict[str, type] = {
     "version": str,
@@ -53,7 +53,7 @@ def load_meta(folder: Path) -> tuple[dict[str, Any], list[str]]:
         raise TraceError(f"cannot read {path}: {error.strerror}", "check who owns it") from None
     except (ValueError, RecursionError):
         raise damaged from None
-    if not isinstance(meta, dict):
+    if not isinstance(meta, dict) or _is_deeper(meta, _MAX_DEPTH):
         raise damaged
     version = meta.get("schema")
     if type(version) is not int or version < 1:
@@ -89,8 +89,13 @@ def _is(value: Any, wanted: type) -> bool:
     return isinstance(value, wanted)
 
 
+def _is_deeper(value: Any, depth: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(depth == 0 or _is_deeper(item, depth - 1) for item in items)
+
+
 def count(value: Any) -> int | None:
-    """`value` as a count or an amount of ns or bytes; None where it is none (missing, text, negative, not finite)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    """`value` as a count or an amount of ns or bytes; None where it is none (missing, text, negative, beyond 2^63)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 63:
         return None
     return int(value)

@@ -128,7 +128,7 @@ class PhaseLog:
     def _mark(self, process: _Process, role: int, argument: int) -> None:
         if role == Role.WARMUP:
             process.warmup = bool(argument & 1)
-        elif role == Role.PERF_RESET:
+        elif role in (Role.PERF_RESET, Role.CLEAR):
             for row in process.unmarked:
                 row.before_reset = True
                 self._changed[row.id] = row

@@ -1,0 +1,201 @@
+"""What a report shows in words and tables, before it is laid out: the same for a terminal and for Markdown."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from bitnet_trace.analysis.report import Report
+from bitnet_trace.columns import COUNTERS, GROUPS, PHASE_SUMS, SUMMARY, THREADS, TOKENS, Column, by_key
+from bitnet_trace.render.format import MISSING, amount, cell, duration, percent, printable, three_digits
+
+MAX_THREADS = 12
+MAX_CALLS = 5
+_COMMAND_LIMIT = 400
+_THREAD_COLUMNS = (
+    "cpu_ns",
+    "cpu_system_ns",
+    "offcpu_ns",
+    "runq_wait_ns",
+    "futex_wait_ns",
+    "switches_voluntary",
+    "switches_involuntary",
+    "migrations",
+    "faults_minor",
+    "faults_major",
+    "faults_kernel",
+    "faults_populate",
+    "fault_ns",
+)
+_CALL_COLUMNS = ("name", "token", "n_tokens", "dur_ns", "cpu_ns", "faults", "switches", "runq_wait_ns", "futex_wait_ns")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table: the first `n_keys` columns name a row; cells are text, ready to print."""
+
+    title: str
+    titles: list[str]
+    rows: list[list[str]]
+    n_keys: int = 1
+    left: frozenset[int] = frozenset({0})
+    has_total: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def heading(report: Report) -> list[tuple[str, str]]:
+    """(label, text) lines on what was run, where and how it ended."""
+    run, host = report.run, report.run["host"]
+    command = run["command"]
+    facts = [
+        None if run["exit_code"] is None else f"exit {run['exit_code']}",
+        None if run["wall_ns"] is None else f"{duration(run['wall_ns'])} in all",
+        None if run["detail"] is None else f"detail {printable(str(run['detail']))}",
+    ]
+    cpus = host.get("cpus_online")
+    machine = [
+        printable(str(host[key])) for key in ("cpu_model", "kernel", "distribution") if isinstance(host.get(key), str)
+    ]
+    if isinstance(cpus, list):
+        machine.insert(1, f"{len(cpus)} CPUs")
+    return [
+        ("command", MISSING if command is None else printable(" ".join(command), _COMMAND_LIMIT)),
+        ("engine", MISSING if run["engine"] is None else printable(run["engine"], 80)),
+        ("run", _joined(facts)),
+        ("host", _joined(machine)),
+    ]
+
+
+def speed(report: Report) -> list[tuple[str, str]]:
+    """(title, value) of the numbers that users ask for first."""
+    return [(column.title, cell(report.summary[column.key], column)) for column in SUMMARY]
+
+
+def timings(report: Report) -> Grid | None:
+    """The engine's own figures beside the traced ones; None when it printed none."""
+    if not report.timings:
+        return None
+    rows = []
+    for row in report.timings:
+        rate, difference = row["reported_tokens_per_s"], row["difference_pct"]
+        rows.append(
+            [
+                row["what"],
+                MISSING if row["reported_ns"] is None else duration(row["reported_ns"]),
+                MISSING if rate is None else three_digits(rate),
+                MISSING if row["traced_ns"] is None else duration(row["traced_ns"]),
+                MISSING if difference is None else percent(difference, signed=True),
+            ]
+        )
+    return Grid("The engine's own figures", ["", "printed", "printed tok/s", "traced", "difference"], rows)
+
+
+def phases(report: Report) -> list[Grid]:
+    """by_phase in one grid per group of columns; columns with nothing in them are named in the last one's notes."""
+    table = report.by_phase
+    total = pd.concat([table[["n", "dur_ns"]].sum().to_frame().T, report.total], axis=1).assign(phase="total")
+    both = pd.concat([table, total[table.columns]], ignore_index=True)
+    columns = [column for column in (*PHASE_SUMS, *COUNTERS) if column.group is not None]
+    shown = [column for column in columns if _has_values(table[column.key])]
+    grids = []
+    for group, title in GROUPS:
+        members = [by_key(PHASE_SUMS)["phase"], *(column for column in shown if column.group == group)]
+        if len(members) > 1 and len(table):
+            grids.append(_grid(f"{title} by phase", both, members, has_total=True))
+    if grids:
+        grids[-1].notes.extend(_left_out(table, columns, shown))
+    return grids
+
+
+def threads(report: Report) -> Grid | None:
+    """The busiest threads."""
+    table = report.by_thread
+    if not len(table):
+        return None
+    known = by_key(COUNTERS)
+    keys = [column for column in THREADS if column.key != "pid" or table["pid"].nunique() > 1]
+    shown = [known[key] for key in _THREAD_COLUMNS if _has_values(table[key])]
+    grid = _grid("Threads", table.head(MAX_THREADS), [*keys, *shown], n_keys=len(keys))
+    rest = table.iloc[MAX_THREADS:]
+    if len(rest):
+        ran = cell(rest["cpu_ns"].sum(min_count=1), known["cpu_ns"])
+        grid.notes.append(f"and {amount(len(rest))} more threads, {ran} on CPU")
+    return grid
+
+
+def calls(report: Report) -> Grid | None:
+    """The slowest decode calls, with the spread of all in the notes; None with fewer than two."""
+    table = report.tokens[report.tokens["name"] == "decode"]
+    if len(table) < 2:
+        return None
+    known = by_key(TOKENS)
+    slowest = table.sort_values("dur_ns", ascending=False, kind="stable").head(MAX_CALLS)
+    columns = [known[key] for key in _CALL_COLUMNS if key in ("name", "token") or _has_values(table[key])]
+    grid = _grid("Slowest decode calls", slowest, columns, n_keys=2)
+    lengths = sorted(int(ns) for ns in table["dur_ns"])
+    spread = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    ranked = [f"{name} {duration(lengths[math.ceil(share * len(lengths)) - 1])}" for name, share in spread.items()]
+    grid.notes.append(f"all {amount(len(lengths))} decode calls: {', '.join(ranked)}")
+    return grid
+
+
+def fault_latency(report: Report) -> str:
+    """The quantiles of fault latencies in a line."""
+    latency = report.faults["latency_ns"]
+    if latency is None:
+        return MISSING
+    return ", ".join(f"{name} {duration(ns)}" for name, ns in latency.items())
+
+
+def health_line(report: Report) -> str:
+    """Events, losses, coverage and cost in a line."""
+    state = report.health
+    lost = MISSING if state["lost"] is None else amount(state["lost"])
+    parts = ", ".join(f"{printable(name)} {amount(n)}" for name, n in state["lost_by"].items())
+    coverage = MISSING if state["coverage_pct"] is None else f"{state['coverage_pct']:.2f} %"
+    overhead = state["overhead_pct_estimate"]
+    return (
+        f"{amount(state['events'])} events, {lost} lost{f' ({parts})' if parts else ''}, coverage {coverage}, "
+        f"overhead {MISSING if overhead is None else f'about {percent(overhead)}'}"
+    )
+
+
+def warnings(report: Report) -> list[str]:
+    """What a reader has to know before believing the tables."""
+    state = report.health
+    lines = [printable(line, 300) for line in state["warnings"]]
+    if state["never_hit"]:
+        lines.append(f"attached, never hit: {', '.join(printable(role) for role in state['never_hit'])}")
+    for probe in state["probes"]:
+        if probe["attached"] is False:
+            reason = probe["reason"]
+            why = "" if reason is None else f": {printable(str(reason), 200)}"
+            lines.append(f"not attached: {printable(str(probe['name']), 80)}{why}")
+    return lines
+
+
+def _grid(title: str, table: pd.DataFrame, columns: Sequence[Column], n_keys: int = 1, has_total: bool = False) -> Grid:
+    rows = [
+        [cell(value, column) for value, column in zip(values, columns, strict=True)]
+        for values in zip(*(table[column.key] for column in columns), strict=True)
+    ]
+    left = frozenset(index for index, column in enumerate(columns) if column.format == "text")
+    return Grid(title, [column.title for column in columns], rows, n_keys, left, has_total)
+
+
+def _has_values(values: "pd.Series[Any]") -> bool:
+    return bool((values.fillna(0) != 0).any())
+
+
+def _left_out(table: pd.DataFrame, columns: Iterable[Column], shown: list[Column]) -> list[str]:
+    zero = [one.title for one in columns if one not in shown and one.measured and table[one.key].notna().any()]
+    missing = [one.title for one in columns if one not in shown and one.title not in zero]
+    derived = [one.title for one in shown if one.how == "derived"]
+    notes = [("0 in all phases", zero), ("not measured", missing), ("derived, all others counted", derived)]
+    return [f"{what}: {', '.join(titles)}" for what, titles in notes if titles]
+
+
+def _joined(parts: Iterable[str | None]) -> str:
+    return " · ".join(part for part in parts if part is not None) or MISSING

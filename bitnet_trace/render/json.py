@@ -1,0 +1,62 @@
+"""A report as JSON: the stable form that other programs read."""
+
+import json
+import math
+from typing import Any
+
+import pandas as pd
+
+from bitnet_trace.analysis.report import Report
+from bitnet_trace.columns import COUNTERS, PHASE_SUMS, PHASES, SUMMARY, THREADS, TOKENS, Column
+
+SCHEMA = 1
+# Parts of the schema that this version does not measure: null, as everything that is missing.
+NOT_MEASURED = ("barriers", "functions", "tlb", "io", "findings")
+
+
+def render(report: Report) -> str:
+    """The report as one JSON object, indented, in ASCII.
+
+    Times are whole ns in fields ending `_ns`, sizes whole bytes in `_bytes`; what is missing is null. `start_ns` of
+    phases and calls counts from `run.start_ns` (CLOCK_MONOTONIC). New keys may be added; none changes its meaning
+    without a new `schema`.
+    """
+    return json.dumps(to_dict(report), indent=1, allow_nan=False) + "\n"
+
+
+def to_dict(report: Report) -> dict[str, Any]:
+    """What `render` writes, as plain dicts, lists, numbers and text."""
+    value = {
+        "schema": SCHEMA,
+        "run": {**report.run, "timings_reported": report.timings},
+        "health": report.health,
+        "summary": {column.key: report.summary[column.key] for column in SUMMARY},
+        "phases": records(report.phases, PHASES),
+        "by_phase": records(report.by_phase, (*PHASE_SUMS, *COUNTERS)),
+        "total": records(report.total, COUNTERS)[0],
+        "by_thread": records(report.by_thread, (*THREADS, *COUNTERS)),
+        "tokens": records(report.tokens, TOKENS),
+        "faults": report.faults,
+        **dict.fromkeys(NOT_MEASURED),
+        "columns": {column.key: {"help": column.help, "how": column.how} for column in COUNTERS},
+    }
+    plain = _plain(value)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def records(table: pd.DataFrame, columns: tuple[Column, ...]) -> list[dict[str, Any]]:
+    """The rows of `table` as dicts of those columns; a missing value is None."""
+    keys = [column.key for column in columns]
+    lists = [[None if pd.isna(value) else value for value in table[key].tolist()] for key in keys]
+    return [dict(zip(keys, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
