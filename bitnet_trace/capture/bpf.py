@@ -242,9 +242,17 @@ class Programs:
         for descriptor in [function.fd for function in self._functions.values()] + [self._engine_program]:
             yield syscalls.program_info(descriptor)
 
-    def close(self) -> None:
+    def detach(self) -> None:
+        """Takes all probes out of the way; what was gathered can still be read."""
         for link in self._links:
             os.close(link)
         self._links.clear()
+        for name in list(self._bpf.raw_tracepoint_fds):
+            self._bpf.detach_raw_tracepoint(name)
+        for event in list(self._bpf.open_perf_events):
+            self._bpf.detach_perf_event(*event)
+
+    def close(self) -> None:
+        self.detach()
         os.close(self._stats)
         self._bpf.cleanup()

@@ -37,7 +37,7 @@ def mapped_files(pid: int) -> Iterator[MappedFile]:
         fields = line.split(None, 5)
         if len(fields) == 6 and fields[4] != b"0":
             yield MappedFile(
-                address_range=fields[0].decode(),
+                address_range="-".join(f"{int(end, 16):x}" for end in fields[0].split(b"-")),
                 executable=fields[1][2:3] == b"x",
                 device=fields[3].decode(),
                 inode=int(fields[4]),

@@ -60,9 +60,11 @@ def _copy_window_size(real: int, copy: int) -> None:
         fcntl.ioctl(copy, termios.TIOCSWINSZ, fcntl.ioctl(real, termios.TIOCGWINSZ, b"\0" * 8))
 
 
-def start(folder: Path, identity: Identity | None, wait_for_folder: Callable[[], bool]) -> OutputCopy:
+def start(
+    folder: Path, identity: Identity | None, mask: set[signal.Signals], wait_for_folder: Callable[[], bool]
+) -> OutputCopy:
     """Forks the copying process. It opens its logs in `folder` once `wait_for_folder` (called in the child) says that
-    the folder is there; False means that no log is kept."""
+    the folder is there; False means that no log is kept. `mask`: the signal mask of the caller's own start."""
     pairs = [_open_pair(1, identity), _open_pair(2, identity)]
     ends = (pairs[0][1], pairs[1][1])
     pid = os.fork()
@@ -76,6 +78,7 @@ def start(folder: Path, identity: Identity | None, wait_for_folder: Callable[[],
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # those are for the target; its last words are still copied
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if identity is not None:
             identity.assume()
         kept = wait_for_folder()

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import select
 import signal
 import sys
 import threading
@@ -10,19 +9,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from bitnet_trace import __version__, host
 from bitnet_trace.capture import identity, output, target
+from bitnet_trace.capture.signals import Signals
 from bitnet_trace.errors import TraceError
 
 _DRAIN_INTERVAL_S = 0.2
 _META_INTERVAL_S = 5.0
 # after the target's end: how long its last output and its held descendants are waited for
 _OUTPUT_GRACE_S = 0.5
-_LOG_LIMIT = 64 << 20
-_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_LOG_LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,12 @@ class Options:
     buffer_bytes: int = 64 << 20
 
     def as_dict(self) -> dict[str, Any]:
-        return {"detail": self.detail, "buffer_bytes": self.buffer_bytes, "as_root": self.as_root}
+        return {
+            "detail": self.detail,
+            "buffer_bytes": self.buffer_bytes,
+            "as_root": self.as_root,
+            "keep_output": self.keep_output,
+        }
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ class Result:
 def trace(command: Sequence[str], options: Options) -> Result:
     """Runs a command under the tracer and records it. Returns when the command has ended.
 
-    Raises TraceError when it cannot be traced or started; nothing is left behind then.
+    Raises TraceError when it cannot be traced or started, and leaves nothing behind then; also when the recording could
+    not be finished (a full disk): what was written is readable, and the command ran to its end. KeyboardInterrupt: the
+    user insisted; the command goes on untraced.
     """
     started_ns = time.monotonic_ns()
     host.require_supported()
@@ -63,25 +68,29 @@ def trace(command: Sequence[str], options: Options) -> Result:
     environment = identity.target_environment(os.environ, user, options.environment)
     program = identity.find_program(command[0], environment)
     folder = options.output or default_output(program)
-    if folder.exists() and not options.force:
+    if os.path.lexists(folder) and not options.force:
         raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
-    folder_ready, folder_signal = os.pipe()
-    copy = None
-    if options.keep_output:
-        copy = output.start(folder, user, lambda: _told(folder_ready, folder_signal))
-    child = target.start(program, command, environment, user, copy.target_ends if copy else None)
-    os.close(folder_ready)
-    if copy:
-        copy.close_target_ends()
-    run = _Run(command, program, options, user, child, copy, started_ns)
-    try:
-        run.prepare(folder, folder_signal)
-    except BaseException:
-        os.close(folder_signal)
-        child.abandon()
-        run.discard()
-        raise
-    return run.follow()
+    with Signals() as signals:
+        folder_ready, folder_made = os.pipe()
+        copy = None
+        if options.keep_output:
+            copy = output.start(folder, user, signals.before, lambda: _told(folder_ready, folder_made))
+        child = target.start(
+            program, command, environment, user, signals.before, copy.target_ends if copy else None, folder_made
+        )
+        os.close(folder_ready)
+        if copy:
+            copy.close_target_ends()
+        run = _Run(command, program, options, user, signals, child, copy, started_ns)
+        try:
+            run.prepare(folder, folder_made)
+        except BaseException:
+            child.abandon()
+            run.give_up()
+            raise
+        finally:
+            os.close(folder_made)
+        return run.follow()
 
 
 def default_output(program: str) -> Path:
@@ -104,22 +113,23 @@ class _Run:
         program: str,
         options: Options,
         user: identity.Identity | None,
+        signals: Signals,
         child: target.Target,
         copy: output.OutputCopy | None,
         started_ns: int,
     ) -> None:
         self._command, self._program, self._options = command, program, options
-        self._user, self._child, self._copy = user, child, copy
+        self._user, self._signals, self._child, self._copy = user, signals, child, copy
         self._timeline = {"started": started_ns}
         self._programs: Any = None
         self._writer: Any = None
         self._status: int | None = None
         self._copy_ended = copy is None
-        self._interrupts = 0
+        self._failure: TraceError | None = None
 
     # ---- before the target's first instruction ----------------------------------------------------------------------
 
-    def prepare(self, folder: Path, folder_signal: int) -> None:
+    def prepare(self, folder: Path, folder_made: int) -> None:
         """Compiles, attaches, opens the recording, and lets the target exec."""
         # importing pyarrow takes as long as compiling, in which the interpreter is free: side by side
         importer = threading.Thread(target=_import_recording)
@@ -129,7 +139,7 @@ class _Run:
         host.mount_tracefs()
         self._programs = Programs(self._options.detail == "counts", Rings(events=self._options.buffer_bytes))
         self._mark("loaded")
-        kernel_probes = self._programs.attach_kernel()
+        self._kernel_rows = _kernel_rows(self._programs.attach_kernel())
         self._mark("attached")
         importer.join()
 
@@ -141,26 +151,24 @@ class _Run:
         self._placer = ProbePlacer(self._programs)
         self._holder = Holder(self._placer.look_at, self._programs.hold)
         owner = (self._user.uid, self._user.gid) if self._user else None
-        self._writer = Writer(folder, self._first_meta(kernel_probes), self._options.force, owner)
-        if self._copy:
-            os.write(folder_signal, b"1")
+        self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
+        os.write(folder_made, b"1")
         self._drain = Drain(self._programs, self._writer, self._child.pid, Path(self._program).name)
+        if signal.SIGINT in signal.sigpending():
+            raise KeyboardInterrupt
         self._programs.trace_child(self._child.pid)
         self._holder.seize(self._child.pid)
-        self._catch_signals()
         self._mark("released")
         self._child.release()
-        os.close(folder_signal)
 
-    def discard(self) -> None:
+    def give_up(self) -> None:
+        """Takes back what prepare() did before it failed."""
         if self._programs:
             self._programs.close()
+        if self._writer:
+            self._writer.discard()
 
-    def _first_meta(self, kernel_probes: Mapping[str, str | None]) -> dict[str, Any]:
-        self._kernel_rows = [
-            {"name": name, "role": None, "attached": reason is None, "reason": reason, "cost_class": "kernel"}
-            for name, reason in kernel_probes.items()
-        ]
+    def _first_meta(self) -> dict[str, Any]:
         return {
             "version": __version__,
             "command": list(self._command),
@@ -179,28 +187,34 @@ class _Run:
 
     def follow(self) -> Result:
         """Drains and handles stops until the target has ended; then ends the recording."""
-        try:
-            next_drain = time.monotonic() + _DRAIN_INTERVAL_S
-            next_meta = time.monotonic() + _META_INTERVAL_S
+        next_drain = time.monotonic() + _DRAIN_INTERVAL_S
+        next_meta = time.monotonic() + _META_INTERVAL_S
+        self._handle_ends()
+        while self._status is None and self._signals.interrupts < 2:
+            self._signals.sleep(next_drain - time.monotonic(), self._child.pid)
             self._handle_ends()
-            while self._status is None:
-                self._sleep(next_drain - time.monotonic())
-                self._handle_ends()
-                if time.monotonic() >= next_drain:
-                    self._drain.step()
-                    next_drain = time.monotonic() + _DRAIN_INTERVAL_S
-                if time.monotonic() >= next_meta:
-                    self._writer.update_meta(**self._meta())
-                    next_meta = time.monotonic() + _META_INTERVAL_S
-            self._mark("ended")
-            error = self._child.exec_error()
-            if error is not None:
-                self._programs.close()
-                self._writer.discard()
-                raise TraceError(f"cannot run {self._program}: {error.strerror}", "check it with: file " + self._program)
-            return self._finish()
-        finally:
-            self._restore_signals()
+            if time.monotonic() >= next_drain:
+                self._record(self._drain.step)
+                next_drain = time.monotonic() + _DRAIN_INTERVAL_S
+            if time.monotonic() >= next_meta:
+                self._record(lambda: self._writer.update_meta(**self._meta()))
+                next_meta = time.monotonic() + _META_INTERVAL_S
+        self._mark("ended")
+        if self._status is not None:
+            self._check_exec()
+        return self._finish()
+
+    def _record(self, step: Any) -> None:
+        """One step of recording. When the disk refuses, recording ends and the target goes on: it comes first."""
+        if self._failure is not None:
+            return
+        try:
+            step()
+        except TraceError as error:
+            self._failure = error
+            print(f"bitnet-trace: {error.message}; the program goes on untraced", file=sys.stderr)
+            self._holder.release_all()
+            self._programs.detach()
 
     def _handle_ends(self) -> None:
         for pid, status in self._holder.wait().items():
@@ -209,29 +223,46 @@ class _Run:
             elif self._copy and pid == self._copy.pid:
                 self._copy_ended = True
 
+    def _check_exec(self) -> None:
+        """Raises TraceError, and leaves no recording, when the target was never more than our own child."""
+        error = self._child.exec_error()
+        if error is not None:
+            self.give_up()
+            hint = f"file {self._program}"
+            raise TraceError(f"cannot run {self._program}: {error.strerror}", hint) from None
+
+    # ---- after its end --------------------------------------------------------------------------------------------------
+
     def _finish(self) -> Result:
-        assert self._status is not None
         self._holder.release_all()
         self._wait_for_output()
-        self._drain.finish()
+        self._record(self._drain.finish)
         self._placer.finish()
         self._mark("drained")
         meta = self._meta()
         self._programs.close()
         self._mark("detached")
-        self._writer.update_meta(**meta, timings_reported=self._reported_timings(), timeline=self._timeline)
-        self._writer.close(self._status)
+        self._record(
+            lambda: self._writer.update_meta(
+                **meta, timings_reported=self._reported_timings(), timeline=dict(self._timeline)
+            )
+        )
+        with contextlib.suppress(TraceError if self._failure else ()):
+            self._writer.close(self._status)
+        if self._failure:
+            raise self._failure
+        if self._status is None:
+            raise KeyboardInterrupt
         return Result(self._writer.path, self._status, self._writer.meta)
 
     def _wait_for_output(self) -> None:
         deadline = time.monotonic() + _OUTPUT_GRACE_S
         while (not self._copy_ended or self._holder.holds) and time.monotonic() < deadline:
-            self._sleep(deadline - time.monotonic())
+            self._signals.sleep(deadline - time.monotonic(), None)
             self._handle_ends()
 
     def _meta(self) -> dict[str, Any]:
         """What is known of the run at this moment."""
-        cost = self._programs.cost()
         return {
             "engine": self._placer.engine,
             "wall_ns": self._timeline.get("ended", time.monotonic_ns()) - self._timeline["released"],
@@ -239,64 +270,36 @@ class _Run:
             "missing_roles": [{"role": role, "reason": reason} for role, reason in self._placer.missing],
             "losses": self._programs.losses(),
             "received": self._drain.received,
-            "cost": {**cost, "tracer_cpu_ns": time.process_time_ns(), "ptrace_stops": self._holder.stops},
+            "cost": {
+                **self._programs.cost(),
+                "tracer_cpu_ns": time.process_time_ns(),
+                "ptrace_stops": self._holder.stops,
+            },
             "warnings": self._placer.warnings + self._drain.warnings,
         }
 
     def _reported_timings(self) -> list[dict[str, Any]]:
         """The engine's own timing lines, wherever it printed them."""
+        if self._copy is None:
+            return []
         from bitnet_trace.engines.timings import parse_timings
 
         found = []
         for name in ("stdout.log", "stderr.log"):
             with contextlib.suppress(OSError), open(self._writer.path / name, "rb") as log:
-                found += parse_timings(log.read(_LOG_LIMIT).decode(errors="replace"))
+                found += parse_timings(log.read(_LOG_LIMIT_BYTES).decode(errors="replace"))
         return [asdict(timing) for timing in found]
 
-    # ---- signals --------------------------------------------------------------------------------------------------------
 
-    def _catch_signals(self) -> None:
-        """SIGCHLD wakes the loop; what a process sends us goes to the target; a terminal's Ctrl-C has reached it already."""
-        self._wake_read, wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(wake_write, False)
-        self._wake_write = wake_write
-        self._old_wakeup = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        self._old_handlers = {number: signal.signal(number, self._forward) for number in _FORWARDED}
-        self._old_handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._old_handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupted)
-        self._old_handlers[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, lambda *_: None)
-
-    def _restore_signals(self) -> None:
-        signal.set_wakeup_fd(self._old_wakeup)
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
-
-    def _forward(self, number: int, _frame: FrameType | None) -> None:
-        if self._status is None:
-            os.kill(self._child.pid, number)
-
-    def _interrupted(self, _number: int, _frame: FrameType | None) -> None:
-        self._interrupts += 1
-        if self._interrupts > 1:
-            raise KeyboardInterrupt
-
-    def _sleep(self, seconds: float) -> None:
-        """Until a signal (a child's stop among them) or the time is up."""
-        if seconds > 0:
-            select.select([self._wake_read], [], [], seconds)
-        try:
-            os.read(self._wake_read, 4096)
-        except BlockingIOError:
-            return
+def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "role": None, "attached": reason is None, "reason": reason, "cost_class": "kernel"}
+        for name, reason in attached.items()
+    ]
 
 
 def _import_recording() -> None:
-    """Fails where it is used, with the message that belongs there."""
-    try:
+    """Only to have it done early: an error comes again where the modules are used."""
+    with contextlib.suppress(ImportError):
         import bitnet_trace.capture.drain
         import bitnet_trace.recording.writer  # noqa: F401
-    except ImportError as error:
-        print(f"bitnet-trace: {error}", file=sys.stderr)

@@ -47,9 +47,13 @@ def start(
     arguments: Sequence[str],
     environment: Mapping[str, str],
     identity: Identity | None,
+    mask: set[signal.Signals],
     output: tuple[int, int] | None,
+    not_for_it: int,
 ) -> Target:
-    """Forks the child. `output`: descriptors that become its stdout and stderr; None leaves ours.
+    """Forks the child. `output`: descriptors that become its stdout and stderr; None leaves ours. `mask`: its signal mask.
+
+    `not_for_it` is a descriptor of ours that it must not keep open while it waits.
 
     It stays in our process group and session, with our terminal and stdin: to a shell it is part of the job.
     """
@@ -62,7 +66,8 @@ def start(
     if pid == 0:
         os.close(go_write)
         os.close(failure_read)
-        _child(program, arguments, environment, identity, output, go_read, failure_write)
+        os.close(not_for_it)
+        _child(program, arguments, environment, identity, mask, output, go_read, failure_write)
     os.close(go_read)
     os.close(failure_write)
     return Target(pid, go_write, failure_read)
@@ -73,6 +78,7 @@ def _child(
     arguments: Sequence[str],
     environment: Mapping[str, str],
     identity: Identity | None,
+    mask: set[signal.Signals],
     output: tuple[int, int] | None,
     go: int,
     failure: int,
@@ -81,6 +87,7 @@ def _child(
     try:
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)  # Python's own settings are not the target's
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if output is not None:
             os.dup2(output[0], 1)
             os.dup2(output[1], 2)
