@@ -48,7 +48,7 @@ test-unit: setup ## tests that need no root
 	$(PYTEST) tests/unit
 
 test-bpf: setup ## tests against the running kernel (root)
-	$(SUDO) $(PYTEST) tests/bpf
+	$(SUDO) $(PYTEST) -p no:cacheprovider tests/bpf
 
 lint: setup ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check .
