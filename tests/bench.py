@@ -57,7 +57,7 @@ def main() -> None:
     machine, bcc = host.gather(), host.find_bcc()
     print(
         f"bitnet-trace {__version__}, kernel {machine.kernel}, {len(machine.cpus_allowed or ())} CPUs "
-        f"({machine.cpu_model}), BCC {bcc.version if bcc else '-'}, load {os.getloadavg()[0]:.2f}, {options.rounds} rounds"
+        f"({machine.cpu_model}), BCC {bcc.version if bcc else None}, load {os.getloadavg()[0]:.2f}"
     )
     print(f"--version, s               {spread([seconds([*_TOOL, '--version']) for _ in range(options.rounds)])}")
 
