@@ -100,3 +100,25 @@ def test_doctor_loads_the_packaged_programs(installed, elsewhere):
 @pytest.mark.parametrize("command", ["run", "report", "probes", "doctor", "demo"])
 def test_help_of(installed, elsewhere, command):
     assert run(str(installed / "bitnet-trace"), command, "--help", cwd=elsewhere).startswith("Usage: bitnet-trace")
+
+
+@pytest.mark.parametrize("detail", ["counts", "events"])
+def test_demo_counts_every_token(installed, elsewhere, detail):
+    """7 generated tokens: the first is sampled from the prefill of 32, each other one takes a decode call."""
+    tool = str(installed / "bitnet-trace")
+    size = "--size=tiny", "--tokens=7", "--threads=1"
+    shown = run(tool, "demo", *size, "--detail", detail, "-o", "d.btrace", cwd=elsewhere)
+    assert "llama_perf_context_print:        eval time =" in shown
+    assert "bitnet-trace report d.btrace" in shown
+    document = json.loads(run(tool, "report", "d.btrace", "--format", "json", cwd=elsewhere))
+    assert document["run"]["exit_code"] == 0
+    assert document["run"]["tokens"] == {"prompt": 32, "decoded": 6}
+    decode = [phase for phase in document["phases"] if phase["name"] == "decode"]
+    assert [(phase["token"], phase["n_tokens"]) for phase in decode] == [(n, 1) for n in range(1, 7)]
+    assert [phase["n_tokens"] for phase in document["phases"] if phase["name"] == "prefill"] == [32]
+    assert document["health"]["lost"] == 0
+
+
+def test_demo_refuses_to_overwrite(installed, elsewhere):
+    (elsewhere / "demo.btrace").mkdir()
+    run(str(installed / "bitnet-trace"), "demo", "--size=tiny", cwd=elsewhere, expect=1)
