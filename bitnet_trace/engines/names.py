@@ -63,6 +63,8 @@ def pretty(symbol: str) -> str:
 
 def matches(pattern: str, symbol: str) -> bool:
     """Whether a symbol is a function that the pattern means."""
+    if not all(part in symbol for part in _literal_parts(pattern)):
+        return False
     name = parse_symbol(symbol)
     if name is None:
         return False
@@ -80,13 +82,19 @@ def matches(pattern: str, symbol: str) -> bool:
 def needle(pattern: str) -> bytes:
     """Bytes that the name of every symbol meant by the pattern contains, as long as possible."""
     name, _ = _split_parameters(pattern)
-    components = _without_template_arguments(name.partition(".")[0]).replace(_ANONYMOUS + "::", "").split("::")
-    if len(components) == 1 or "*" in components[-1]:
-        return max(re.split(r"[*?]", components[-1]), key=len).encode()
-    # In _ZN13llama_context6decodeE… the components follow each other with their lengths; a template's arguments
-    # or a wildcard would stand between them.
-    plain = components if "<" not in name and "*" not in name else components[-1:]
-    return "".join(f"{len(part)}{part}" for part in plain).encode()
+    last = _without_template_arguments(name.partition(".")[0]).replace(_ANONYMOUS + "::", "").rpartition("::")[2]
+    if "::" not in name or "*" in last:
+        return max(re.split(r"[*?]", last), key=len).encode()
+    # In _ZN13llama_context6decodeE… its length goes before a name. What stands before the last one may be more than
+    # the scopes' names: template arguments.
+    return f"{len(last)}{last}".encode()
+
+
+@functools.cache
+def _literal_parts(pattern: str) -> tuple[str, ...]:
+    """Texts that stand in the symbol of whatever the pattern means: a test that is cheaper than taking it apart."""
+    scopes = _without_template_arguments(_split_parameters(pattern)[0]).replace(_ANONYMOUS + "::", "").split("::")
+    return tuple(part for scope in scopes if scope != "std" for part in re.split(r"[*?]", scope) if part)
 
 
 def _split_parameters(pattern: str) -> tuple[str, str | None]:
