@@ -66,7 +66,7 @@ def build_report(recording: Recording) -> Report:
     numbers = summary(phases)
     return Report(
         recording=recording,
-        run=_run(meta, numbers),
+        run=_run(meta, start_ns, numbers),
         health=state,
         summary=numbers,
         timings=compare_timings(meta.get("timings_reported", []), phases),
@@ -91,7 +91,7 @@ def _span(meta: dict[str, Any], phases: pd.DataFrame, latest_ns: int) -> tuple[i
     return start_ns, seen if wall_ns is None else max(start_ns + wall_ns, seen)
 
 
-def _run(meta: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
+def _run(meta: dict[str, Any], start_ns: int, numbers: dict[str, Any]) -> dict[str, Any]:
     status = meta.get("exit_status")
     return {
         "command": meta.get("command"),
@@ -99,7 +99,7 @@ def _run(meta: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
         "detail": meta.get("options", {}).get("detail"),
         "exit_code": 128 - status if status is not None and status < 0 else status,
         "wall_ns": meta.get("wall_ns"),
-        "start_ns": meta.get("start_ns"),
+        "start_ns": start_ns,
         "clock_offset_ns": meta.get("clock_offset_ns"),
         "version": meta.get("version"),
         "host": meta.get("host", {}),

@@ -28,7 +28,7 @@ def to_dict(report: Report) -> dict[str, Any]:
     """What `render` writes, as plain dicts, lists, numbers and text."""
     value = {
         "schema": SCHEMA,
-        "run": {**report.run, "timings_reported": report.timings},
+        "run": {**report.run, "timings_reported": {row["what"]: row for row in report.timings}},
         "health": report.health,
         "summary": {column.key: report.summary[column.key] for column in SUMMARY},
         "phases": records(report.phases, PHASES),
