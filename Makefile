@@ -42,7 +42,9 @@ $(STAMP): pyproject.toml | packages
 demo: setup ## trace the embedded workload: a synthetic ternary model, decoded (root)
 	@$(SUDO) $(BIN)/bitnet-trace demo --force
 
-test: lint test-unit test-bpf ## everything: lint, test-unit, test-bpf
+# One pytest for both kinds of tests: one closing line with all of them.
+test: lint ## everything: lint, test-unit and test-bpf (root)
+	$(SUDO) $(PYTEST) -p no:cacheprovider tests
 
 test-unit: setup ## tests that need no root
 	$(PYTEST) tests/unit

@@ -1,6 +1,7 @@
 """What all tests share: `requires_bpf`, and skips that become failures where nothing may be skipped."""
 
 import os
+from collections import Counter
 
 import pytest
 
@@ -37,9 +38,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """-q hides why tests were skipped; a skip that no one sees is a hole."""
-    reasons = {str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])}
-    for reason in sorted(reasons):
-        terminalreporter.write_line(f"SKIPPED: {reason}", yellow=True)
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} × {reason}", yellow=True)
 
 
 _checked: list[str | None] = []
