@@ -1,0 +1,129 @@
+"""Fixtures of the tests against the running kernel: compiled programs, and traced runs of them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
+from bitnet_trace.recording.layout import COUNTER_FIELDS
+from bitnet_trace.recording.reader import Recording, open_recording
+
+PROGRAMS = Path(__file__).parent.parent / "programs"
+TOOL = [sys.executable, "-m", "bitnet_trace"]
+PAGE = 4096
+
+
+@pytest.fixture(params=["events", "counts"], scope="session")
+def detail(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory) -> Callable[..., Path]:
+    """`program("work.c", *flags)` is the path of that program of tests/programs, compiled once."""
+    folder = tmp_path_factory.mktemp("programs")
+    made: dict[tuple[str, ...], Path] = {}
+
+    def compiled(source: str, *flags: str) -> Path:
+        key = (source, *flags)
+        if key not in made:
+            made[key] = folder / f"{Path(source).stem}-{len(made)}{'.so' if '-shared' in flags else ''}"
+            compiler = "g++" if source.endswith(".cpp") else "gcc"
+            command = [compiler, "-O2", "-g", "-Wall", "-Werror", "-pthread", str(PROGRAMS / source), *flags]
+            subprocess.run([*command, "-o", str(made[key])], check=True)
+        return made[key]
+
+    return compiled
+
+
+@pytest.fixture(scope="session")
+def data_file(tmp_path_factory) -> Path:
+    """1,009 pages that are no holes."""
+    path = tmp_path_factory.mktemp("data") / "pages"
+    path.write_bytes(np.random.default_rng(7).bytes(1009 * PAGE))
+    return path
+
+
+@dataclass
+class Traced:
+    """A run of the tool that has ended."""
+
+    folder: Path
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @cached_property
+    def recording(self) -> Recording:
+        return open_recording(self.folder)
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """What a program of tests/programs says of itself: one JSON object a line."""
+        return [json.loads(line) for line in self.stdout.splitlines() if line.startswith("{")]
+
+    @cached_property
+    def counters(self) -> pd.DataFrame:
+        """index (phase, tid), one column per field of struct counters; the same in both details."""
+        folded = fold_events(self.recording.event_batches(), self.recording.phases)
+        return add_counters(from_stored(self.recording.stored_counters), folded)
+
+    def total(self, tids: Sequence[int], phases: Sequence[int] | None = None) -> pd.Series:
+        """Sums over threads and phases (all of them when None)."""
+        table = self.counters
+        chosen = table.index.get_level_values("tid").isin(tids)
+        if phases is not None:
+            chosen &= table.index.get_level_values("phase").isin(phases)
+        return table[chosen].sum()
+
+    def between(self, tid: int, begin_ns: int, end_ns: int) -> pd.Series:
+        """Sums over the events of one thread in an open interval of time."""
+        events = self.recording.events
+        inside = (events["tid"] == tid) & (events["ts_ns"] > begin_ns) & (events["ts_ns"] < end_ns)
+        return fold_events(events[inside], self.recording.phases).sum().reindex(COUNTER_FIELDS, fill_value=0)
+
+    def calls(self, pid: int, role: str = "decode") -> pd.DataFrame:
+        """Phases of one role of a process, in order."""
+        phases = self.recording.phases
+        return phases[(phases["pid"] == pid) & (phases["role"] == role)].sort_values("begin_ns")
+
+    def assert_nothing_lost(self) -> None:
+        losses = self.recording.meta["losses"]
+        assert not losses["events"]
+        assert not any(value for key, value in losses.items() if key != "events"), losses
+        assert self.recording.complete
+        assert not self.recording.warnings
+
+
+@pytest.fixture(scope="session")
+def trace(tmp_path_factory) -> Callable[..., Traced]:
+    """`trace(command, detail=…, options=…, env=…)`: runs the tool on a command and waits for its end."""
+
+    def run(
+        command: Sequence[object],
+        detail: str = "events",
+        options: Sequence[str] = (),
+        env: dict[str, str] | None = None,
+        exit_code: int | None = 0,
+        timeout: float = 100,
+    ) -> Traced:
+        folder = tmp_path_factory.mktemp("run") / "x.btrace"
+        environment = [f"--env={name}={value}" for name, value in (env or {}).items()]
+        arguments = [*TOOL, "run", "-q", "--detail", detail, "-o", str(folder), *environment, *options, "--"]
+        done = subprocess.run(
+            [*arguments, *map(str, command)], capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if exit_code is not None:
+            assert done.returncode == exit_code, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return Traced(folder, done.returncode, done.stdout, done.stderr)
+
+    return run
