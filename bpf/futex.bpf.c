@@ -1,4 +1,4 @@
-/* futex and sched_yield: the calls that waiting for other threads is made of. */
+/* futex: the call that waiting for other threads is made of. */
 
 /* Numbers for the calls that are not operations of futex(2) itself. */
 enum futex_call { FUTEX_CALL_WAITV = 200, FUTEX_CALL_WAIT = 201, FUTEX_CALL_WAKE = 202, FUTEX_CALL_REQUEUE = 203 };
@@ -21,34 +21,11 @@ static __always_inline int futex_waits(u32 operation)
 	       operation == FUTEX_CALL_WAITV || operation == FUTEX_CALL_WAIT;
 }
 
-static __always_inline void futex_ends(struct thread *t, u32 tid, u32 phase, u64 now, u64 duration, s64 result)
+static __always_inline void futex_ends(struct thread *t, s64 result, struct event *e)
 {
-	u32 operation = futex_operation(t);
 	u32 error = result < 0 && result > -4096 ? -result : 0;
-	u32 detail = operation | error << 16;
-#ifdef DETAIL_COUNTS
-	struct counters *c = counters_of(tid, phase);
-	if (!c)
-		return; /* counted as lost there */
-	c->futex_calls++;
-	if (!futex_waits(operation))
-		return;
-	if (t->call_phase == phase)
-		c->futex_wait_ns += duration;
-	else
-		emit(KIND_FUTEX, tid, phase, now, detail | DURATION_ONLY, t->call_arguments[0], duration);
-#else
-	emit(KIND_FUTEX, tid, phase, now, detail, t->call_arguments[0], duration);
-#endif
-}
 
-static __always_inline void yield_ends(struct thread *t, u32 tid, u32 phase, u64 now, u64 duration)
-{
-#ifdef DETAIL_COUNTS
-	struct counters *c = counters_of(tid, phase);
-	if (c)
-		c->sched_yield_calls++;
-#else
-	emit(KIND_YIELD, tid, phase, now, 0, 0, duration);
-#endif
+	e->kind = KIND_FUTEX;
+	e->arg0 = futex_operation(t) | error << 16;
+	e->arg1 = t->call_arguments[0];
 }

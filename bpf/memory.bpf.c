@@ -117,71 +117,46 @@ static __always_inline u32 mmap_detail(struct thread *t)
 	       (flags & 0x2000 ? MEMORY_LOCKED : 0) | (flags & 0x40000 ? MEMORY_HUGETLB : 0);
 }
 
-static __always_inline void memory_call_ends(struct thread *t, u32 tid, u32 phase, u64 now, u64 duration, s64 result)
+static __always_inline void memory_call_ends(struct thread *t, s64 result, struct event *e)
 {
-	u64 length = whole_pages(t->call_arguments[1]), address = t->call_arguments[0] & ~4095ULL;
+	u64 length = whole_pages(t->call_arguments[1]), address = t->call_arguments[0];
 	u32 failed = result < 0 && result > -4096 ? MEMORY_FAILED : 0, detail = 0;
-	u16 kind = KIND_MMAP;
 
 	switch (t->call_number) {
 	case CALL_MMAP:
+		e->kind = KIND_MMAP;
 		detail = mmap_detail(t);
 		if (!failed)
 			address = result;
 		break;
 	case CALL_MUNMAP:
-		kind = KIND_MUNMAP;
+		e->kind = KIND_MUNMAP;
 		break;
 	case CALL_MREMAP:
-		kind = KIND_MREMAP;
+		e->kind = KIND_MREMAP;
 		length = whole_pages(t->call_arguments[2]);
 		if (!failed)
 			address = result;
 		break;
 	case CALL_BRK:
-		kind = KIND_BRK;
+		e->kind = KIND_BRK;
 		length = 0;
-		address = result & ~4095ULL;
+		address = result;
 		break;
 	case CALL_MADVISE:
-		kind = KIND_MADVISE;
+		e->kind = KIND_MADVISE;
 		detail = t->call_arguments[2] & 0x1ff;
 		break;
 	case CALL_MPROTECT:
-		kind = KIND_MPROTECT;
+		e->kind = KIND_MPROTECT;
 		detail = t->call_arguments[2] & 7;
 		break;
 	default: /* mlock, mlock2, mlockall */
-		kind = KIND_MLOCK;
+		e->kind = KIND_MLOCK;
 		if (t->call_number == CALL_MLOCKALL)
 			length = address = 0;
 		break;
 	}
-#ifdef DETAIL_COUNTS
-	struct counters *c = counters_of(tid, phase);
-	if (!c)
-		return; /* counted as lost there */
-	switch (kind) {
-	case KIND_MMAP:
-		c->mmap_calls++;
-		c->mmap_bytes += failed ? 0 : length;
-		break;
-	case KIND_MUNMAP:
-		c->munmap_calls++;
-		c->munmap_bytes += failed ? 0 : length;
-		break;
-	case KIND_MREMAP: c->mremap_calls++; break;
-	case KIND_BRK: c->brk_calls++; break;
-	case KIND_MADVISE: c->madvise_calls++; break;
-	case KIND_MPROTECT: c->mprotect_calls++; break;
-	default: c->mlock_calls++; break;
-	}
-	if (t->call_phase == phase)
-		c->memory_calls_ns += duration;
-	else
-		emit(kind, tid, phase, now, DURATION_ONLY, address | detail | failed, duration);
-#else
-	u64 pages = length >> 12;
-	emit(kind, tid, phase, now, pages < 0x7fffffff ? pages : 0x7fffffff, address | detail | failed, duration);
-#endif
+	e->arg0 = length >> 12 < ~DURATION_ONLY ? length >> 12 : ~DURATION_ONLY;
+	e->arg1 = (address & ~4095ULL) | detail | failed;
 }

@@ -15,7 +15,7 @@ static __always_inline u32 next_phase_id(void)
 	if (!counter)
 		return 0; /* cannot be: the map has one entry */
 	id = (u32)*counter + 1;
-#pragma unroll
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < 8; i++) {
 		if (!phase_states.insert(&id, &fresh)) {
 			__sync_fetch_and_add(counter, 1);
@@ -50,6 +50,11 @@ static __always_inline void leave_phase(u32 pid, u32 tid, u32 phase, u32 how, u6
 	emit_phase(KIND_PHASE_END, tid, phase, now, how, 0, (u64)pid << 32);
 }
 
+static __always_inline int is_result(u32 role)
+{
+	return role == ROLE_SAMPLE || role == ROLE_LOGITS;
+}
+
 static __always_inline int is_gap(u32 role)
 {
 	return role == ROLE_STARTUP || role == ROLE_GAP || role == ROLE_IDLE;
@@ -64,9 +69,9 @@ static __always_inline void fall_idle(struct process *p, u32 pid, u32 tid, u64 n
 	enter_phase(p, pid, tid, ROLE_IDLE, now, 0, 0);
 }
 
-/* The outermost call of this thread is over. The process falls back to a call of another thread that is open
- * still (calls may overlap: the newest is billed), else into a gap. */
-static __always_inline void end_engine_call(struct thread *t, struct process *p, u32 tid, u32 how, u64 now)
+/* The outermost call of this thread is over. Its process falls back to a call of another thread that is open still
+ * (calls may overlap: the newest is billed). Returns 1 when there is none: the process has to enter another phase. */
+static __always_inline int close_engine_call(struct thread *t, struct process *p, u32 tid, u32 how, u64 now)
 {
 	u32 ended = t->engine_phase;
 	u32 candidate = ended;
@@ -78,8 +83,9 @@ static __always_inline void end_engine_call(struct thread *t, struct process *p,
 	if (state)
 		state->open = 0;
 	if (p->phase != ended)
-		return; /* a newer call of another thread is current */
-#pragma unroll
+		return 0; /* a newer call of another thread is current */
+	p->caller = tid;
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < 4; i++) {
 		state = phase_states.lookup(&candidate);
 		if (!state)
@@ -87,12 +93,21 @@ static __always_inline void end_engine_call(struct thread *t, struct process *p,
 		if (state->open) {
 			p->phase = candidate;
 			p->role = ROLE_DECODE;
-			return;
+			return 0;
 		}
 		candidate = state->previous;
 	}
-	p->caller = tid;
-	enter_phase(p, t->pid, tid, ROLE_GAP, now, 0, 0);
+	return 1;
+}
+
+/* The thread ends within its call: the process is likely to end too, and stays in that phase until the next begins. */
+static __always_inline void abandon_engine_call(struct thread *t, u32 tid, u64 now)
+{
+	struct phase_state *state = phase_states.lookup(&t->engine_phase);
+	if (state)
+		state->open = 0;
+	leave_phase(t->pid, tid, t->engine_phase, END_EXIT, now);
+	t->engine_phase = 0;
 }
 
 /* Numbers are positions in struct pt_regs. The values are read first, each from its own fixed place: of a context
@@ -126,7 +141,7 @@ static __always_inline u64 argument_value(struct pt_regs *regs, u32 kind, u32 nu
 		return 0;
 	if (number == 19)
 		base += sp_offset;
-	if (bpf_probe_read_user(&value, sizeof(value), (void *)base + offset))
+	if (read_user_memory(&value, sizeof(value), (void *)base + offset))
 		return 0; /* paged out at this moment: unknown, the row says so */
 	return value;
 }
@@ -138,7 +153,7 @@ int engine_probe(struct pt_regs *regs)
 	struct thread *t = this_thread(tid);
 	struct probe *probe;
 	struct process *p;
-	u64 now, sp, *hits;
+	u64 now, sp, *hits, tokens, context;
 
 	if (!t)
 		return 0; /* another process that maps the same file */
@@ -160,54 +175,64 @@ int engine_probe(struct pt_regs *regs)
 	now = bpf_ktime_get_ns();
 	sp = regs->sp + probe->sp_offset;
 
-	if (probe->action == ACTION_END) {
-		if (t->engine_phase && t->engine_sp == sp)
-			end_engine_call(t, p, tid, END_RETURN, now);
-		return 0;
-	}
-	u64 tokens = argument_value(regs, probe->tokens_kind, probe->tokens_register, probe->tokens_offset,
-				    probe->sp_offset);
-	u64 context = argument_value(regs, probe->context_kind, probe->context_register, probe->context_offset,
-				     probe->sp_offset);
-	if (probe->action == ACTION_TOKENS) {
+	tokens = argument_value(regs, probe->tokens_kind, probe->tokens_register, probe->tokens_offset, probe->sp_offset);
+	context = argument_value(regs, probe->context_kind, probe->context_register, probe->context_offset,
+				 probe->sp_offset);
+
+	/* At most one phase is entered per hit: which, is found out first. */
+	u32 enters = 0;
+	switch (probe->action) {
+	case ACTION_TOKENS:
 		if (t->engine_phase)
 			emit_phase(KIND_PHASE_TOKENS, tid, t->engine_phase, now, probe->role, context,
 				   (u32)tokens | (u64)t->pid << 32);
 		return 0;
+	case ACTION_END:
+		if (!t->engine_phase || t->engine_sp != sp)
+			return 0; /* of a deeper call */
+		if (close_engine_call(t, p, tid, END_RETURN, now))
+			enters = ROLE_GAP;
+		break;
+	case ACTION_MARK:
+		if (t->engine_phase && sp > t->engine_sp) { /* its return was not seen */
+			if (close_engine_call(t, p, tid, END_NEXT, now))
+				enters = ROLE_GAP;
+		} else if (p->role == ROLE_IDLE && p->caller == tid && is_result(probe->role)) {
+			leave_phase(t->pid, tid, p->phase, END_GAP, now);
+			enters = ROLE_GAP; /* work goes on */
+		}
+		break;
+	default: /* ACTION_BEGIN */
+		if (t->engine_phase) {
+			if (sp < t->engine_sp)
+				return 0; /* deeper: the outermost counts */
+			if (sp == t->engine_sp && regs->ip != t->engine_ip)
+				return 0; /* the same call under another name, by a tail jump */
+			close_engine_call(t, p, tid, END_NEXT, now); /* an exception passed it */
+		} else if (is_gap(p->role)) {
+			leave_phase(t->pid, tid, p->phase, END_GAP, now);
+		}
+		enters = probe->role;
+	}
+	if (enters) {
+		/* a call of another thread that is open goes on below this one */
+		u32 previous = is_gap(p->role) ? 0 : p->phase;
+		u32 id = enter_phase(p, t->pid, tid, enters, now, enters == ROLE_GAP ? 0 : context,
+				     enters == ROLE_GAP ? 0 : tokens);
+		if (enters != ROLE_GAP) {
+			struct phase_state call = {.previous = previous, .open = 1};
+			phase_states.update(&id, &call);
+			t->engine_phase = id;
+			t->engine_sp = sp;
+			t->engine_ip = regs->ip;
+		}
 	}
 	if (probe->action == ACTION_MARK) {
 		u64 argument = argument_value(regs, probe->argument_kind, probe->argument_register,
 					      probe->argument_offset, probe->sp_offset);
-		if (t->engine_phase && sp > t->engine_sp)
-			end_engine_call(t, p, tid, END_NEXT, now); /* its return was not seen */
-		if (probe->role == ROLE_SAMPLE || probe->role == ROLE_LOGITS) {
-			if (p->role == ROLE_IDLE && p->caller == tid) {
-				leave_phase(t->pid, tid, p->phase, END_GAP, now);
-				enter_phase(p, t->pid, tid, ROLE_GAP, now, 0, 0);
-			}
+		if (is_result(probe->role))
 			p->marked = 1;
-		}
 		emit_phase(KIND_PHASE_MARK, tid, p->phase, now, probe->role, argument, (u64)t->pid << 32);
-		return 0;
 	}
-
-	/* ACTION_BEGIN */
-	if (t->engine_phase) {
-		if (sp < t->engine_sp)
-			return 0; /* deeper: the outermost counts */
-		if (sp == t->engine_sp && regs->ip != t->engine_ip)
-			return 0; /* the same call under another name, by a tail jump */
-		end_engine_call(t, p, tid, END_NEXT, now); /* an exception passed it */
-	}
-	struct phase_state call = {.previous = 0, .open = 1};
-	if (is_gap(p->role))
-		leave_phase(t->pid, tid, p->phase, END_GAP, now);
-	else
-		call.previous = p->phase; /* a call of another thread goes on below this one */
-	u32 id = enter_phase(p, t->pid, tid, probe->role, now, context, (u32)tokens);
-	phase_states.update(&id, &call);
-	t->engine_phase = id;
-	t->engine_sp = sp;
-	t->engine_ip = regs->ip;
 	return 0;
 }

@@ -120,6 +120,9 @@ BPF_HASH(counts, struct counter_key, struct counters, 32768);
 
 /* ---- small helpers ---------------------------------------------------------------------------------------- */
 
+/* bpf_probe_read_user() by another name: at its own BCC searches all kernel symbols, a fifth of the time to compile. */
+static long (*read_user_memory)(void *destination, u32 size, const void *source) = (void *)BPF_FUNC_probe_read_user;
+
 #define READ_KERNEL(destination, base, offset) \
 	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)(base) + (offset))
 

@@ -26,12 +26,54 @@ static __always_inline void arm(struct thread *t, u64 now)
 	read_fault_counts(task, &t->minor, &t->major);
 	READ_KERNEL(t->voluntary, task, TASK_NVCSW);
 	READ_KERNEL(t->involuntary, task, TASK_NIVCSW);
-	u32 tid = bpf_get_current_pid_tgid();
-	struct process *p = processes.lookup(&t->pid);
-	if (p)
-		enter_phase(p, t->pid, tid, ROLE_STARTUP, now, 0, 0);
-	t->on_phase = p ? p->phase : 0;
+	t->on_phase = phase_of(t); /* the first: user space has begun it */
 }
+
+#ifdef DETAIL_COUNTS
+/* Adds a call to the counters. Returns whether it has a duration that counts. */
+static __always_inline int count_call(struct event *e)
+{
+	struct counters *c = counters_of(e->tid, e->phase);
+	u64 duration = e->arg2, bytes = e->arg1 & MEMORY_FAILED ? 0 : (u64)e->arg0 << 12;
+	struct thread *t = threads.lookup(&e->tid);
+
+	if (!c || !t)
+		return 0; /* counted as lost there */
+	if (t->call_phase != e->phase)
+		duration = 0; /* reaches over a phase edge: sent, and split there */
+	switch (e->kind) {
+	case KIND_YIELD:
+		c->sched_yield_calls++;
+		return 0;
+	case KIND_READ:
+		c->read_calls++;
+		c->read_bytes += (s64)e->arg1 > 0 ? e->arg1 : 0;
+		c->read_ns += duration;
+		return 1;
+	case KIND_FUTEX:
+		c->futex_calls++;
+		if (!futex_waits(e->arg0 & 0xffff))
+			return 0;
+		c->futex_wait_ns += duration;
+		return 1;
+	case KIND_MMAP:
+		c->mmap_calls++;
+		c->mmap_bytes += bytes;
+		break;
+	case KIND_MUNMAP:
+		c->munmap_calls++;
+		c->munmap_bytes += bytes;
+		break;
+	case KIND_MREMAP: c->mremap_calls++; break;
+	case KIND_BRK: c->brk_calls++; break;
+	case KIND_MADVISE: c->madvise_calls++; break;
+	case KIND_MPROTECT: c->mprotect_calls++; break;
+	default: c->mlock_calls++; break;
+	}
+	c->memory_calls_ns += duration;
+	return 1;
+}
+#endif
 
 TRACEPOINT(sys_enter)
 {
@@ -95,20 +137,29 @@ TRACEPOINT(sys_exit)
 		send_failed_fault(t, tid, phase, now);
 	send_populate(t, tid, phase, now, t->call_number, bytes_populated(t, result));
 
+	struct event e = {.ts_ns = now, .tid = tid, .phase = phase, .arg2 = duration};
 	switch (t->call_number) {
 	case CALL_MMAP: case CALL_MUNMAP: case CALL_MREMAP: case CALL_BRK: case CALL_MADVISE: case CALL_MPROTECT:
 	case CALL_MLOCK: case CALL_MLOCK2: case CALL_MLOCKALL:
-		memory_call_ends(t, tid, phase, now, duration, result);
+		memory_call_ends(t, result, &e);
 		break;
 	case CALL_READ: case CALL_PREAD64: case CALL_READV: case CALL_PREADV: case CALL_PREADV2:
-		read_ends(t, tid, phase, now, duration, result);
+		read_ends(t, result, &e);
 		break;
 	case CALL_FUTEX: case CALL_FUTEX_WAITV: case CALL_FUTEX_WAKE: case CALL_FUTEX_WAIT: case CALL_FUTEX_REQUEUE:
-		futex_ends(t, tid, phase, now, duration, result);
+		futex_ends(t, result, &e);
 		break;
 	case CALL_SCHED_YIELD:
-		yield_ends(t, tid, phase, now, duration);
+		e.kind = KIND_YIELD;
 		break;
+	default:
+		return 0;
 	}
+#ifdef DETAIL_COUNTS
+	if (!count_call(&e) || t->call_phase == phase)
+		return 0;
+	e.arg0 |= DURATION_ONLY;
+#endif
+	emit(e.kind, tid, phase, now, e.arg0, e.arg1, e.arg2);
 	return 0;
 }

@@ -124,7 +124,7 @@ TRACEPOINT(sched_process_exit)
 	struct process *p = processes.lookup(&t->pid);
 	if (p) {
 		if (t->engine_phase)
-			end_engine_call(t, p, tid, END_EXIT, now);
+			abandon_engine_call(t, tid, now);
 		__sync_fetch_and_add(&p->threads, -1);
 		if (p->threads == 0) { /* seen by two at once: a second end of a phase changes nothing */
 			note_resident(tid, t->pid, p->phase, now, resident_bytes());

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bitnet_trace.capture import btf, syscalls
 from bitnet_trace.errors import TraceError
-from bitnet_trace.recording.layout import COUNTER_KEY_DTYPE, COUNTERS_DTYPE, Kind
+from bitnet_trace.recording.layout import COUNTER_KEY_DTYPE, COUNTERS_DTYPE, Kind, Role
 from bitnet_trace.resources import bpf_dir
 
 # compiled as one text, in this order: each file uses what stands before it
@@ -35,6 +35,7 @@ TRACEPOINTS = (
 )
 
 _LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases")
+FIRST_PHASE = 1
 _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 5, 6
 
@@ -108,7 +109,11 @@ class Programs:
     def __init__(self, counting: bool, rings: Rings) -> None:
         bcc = _import_bcc()
         constants = btf.kernel_constants(btf.load_vmlinux())
-        pages = {"EVENTS_PAGES": rings.events >> 12, "PHASES_PAGES": rings.phases >> 12, "TASKS_PAGES": rings.tasks >> 12}
+        pages = {
+            "EVENTS_PAGES": rings.events >> 12,
+            "PHASES_PAGES": rings.phases >> 12,
+            "TASKS_PAGES": rings.tasks >> 12,
+        }
         flags = [f"-D{name}={value}" for name, value in {**constants, **pages}.items()]
         flags += [f"-I{bpf_dir()}", "-Wno-unused-function", *(["-DDETAIL_COUNTS"] if counting else [])]
         self.counting = counting
@@ -179,12 +184,18 @@ class Programs:
     # ---- what is traced -------------------------------------------------------------------------------------------
 
     def trace_child(self, pid: int) -> None:
-        """Follows a process that has not yet made its first execve; counting begins with that."""
-        threads, processes = self._bpf["threads"], self._bpf["processes"]
+        """Follows a process that has not yet made its first execve; counting begins with that, in phase FIRST_PHASE.
+
+        That phase has no record of the kernel's: its row is the caller's to begin.
+        """
+        threads, processes, counter = self._bpf["threads"], self._bpf["processes"], self._bpf["phase_counter"]
         thread = threads.Leaf()
         thread.pid = pid
         process = processes.Leaf()
         process.threads = 1
+        process.phase = FIRST_PHASE
+        process.role = Role.STARTUP
+        counter[counter.Key(0)] = counter.Leaf(FIRST_PHASE)
         processes[processes.Key(pid)] = process
         threads[threads.Key(pid)] = thread
 

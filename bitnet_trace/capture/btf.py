@@ -80,10 +80,10 @@ class Btf:
     def _resolve(self, type_id: int) -> int:
         """Position of a type behind typedefs and qualifiers."""
         position = self._offsets[type_id]
-        name, kind, _vlen, target = self._header(position)
+        _name, kind, _vlen, target = self._header(position)
         while kind in _MODIFIERS:
             position = self._offsets[target]
-            name, kind, _vlen, target = self._header(position)
+            _name, kind, _vlen, target = self._header(position)
         return position
 
     def _member(self, position: int, name: str) -> tuple[int, int] | None:
@@ -104,7 +104,7 @@ class Btf:
         return None
 
     def offset(self, path: str) -> int | None:
-        """Bytes from the start of a struct to a member: `task_struct.mm`, `dentry.d_name.name`; None: no such member."""
+        """Bytes from a struct's start to a member: `task_struct.mm`, `dentry.d_name.name`; None: no such member."""
         struct_name, *members = path.split(".")
         position = self._named(struct_name, {_STRUCT})
         total = 0

@@ -1,14 +1,13 @@
 """Moves what the kernel sent into the recording: the rings, and in counts mode the counters."""
 
 import time
-from typing import Any
 
 import numpy as np
 
-from bitnet_trace.capture.bpf import Programs
+from bitnet_trace.capture.bpf import FIRST_PHASE, Programs
 from bitnet_trace.capture.ring import Ring
 from bitnet_trace.capture.task_log import TaskLog
-from bitnet_trace.recording.layout import EVENT_DTYPE, TASK_DTYPE, Kind, TaskKind
+from bitnet_trace.recording.layout import EVENT_DTYPE, TASK_DTYPE, Kind, Role
 from bitnet_trace.recording.phase_log import PhaseLog
 from bitnet_trace.recording.writer import Writer
 
@@ -31,7 +30,16 @@ class Drain:
         self._open_phases: set[int] = set()
         self._changed_phases: set[int] = set()  # in the last turn
         self.warnings: list[str] = []
-        writer.threads([self._task_log.begin(pid, comm, time.monotonic_ns())])
+        now_ns = time.monotonic_ns()
+        writer.threads([self._task_log.begin(pid, comm, now_ns)])
+        self._begin_first_phase(pid, now_ns)
+
+    def _begin_first_phase(self, pid: int, now_ns: int) -> None:
+        begin = np.zeros(1, EVENT_DTYPE)
+        begin["ts_ns"], begin["tid"], begin["phase"], begin["kind"] = now_ns, pid, FIRST_PHASE, Kind.PHASE_BEGIN
+        begin["arg0"], begin["arg2"] = Role.STARTUP, pid << 32
+        self._writer.phases(self._phase_log.fold(begin))
+        self._open_phases.add(FIRST_PHASE)
 
     @property
     def received(self) -> dict[str, int]:

@@ -1,14 +1,15 @@
 """Holding the target with ptrace while probes are placed: at each exec, and when its link map changes.
 
-PTRACE_SEIZE, never SIGSTOP: parents and shells see nothing, and when the tracer dies the kernel lets everyone go. A change
-of the link map (dlopen) is told by a uprobe in the dynamic linker, which sends its own thread a SIGSTOP from BPF; that
-is seen here at its delivery and never delivered. Processes whose engine has been found are let go.
+PTRACE_SEIZE, never SIGSTOP: parents and shells see nothing, and when the tracer dies the kernel lets everyone go. A
+change of the link map (dlopen) is told by a uprobe in the dynamic linker, which sends its own thread a SIGSTOP from BPF;
+that is seen here at its delivery and never delivered. Processes whose engine has been found are let go.
 """
 
 import contextlib
 import errno
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class Holder:
 
     `look_at(pid)` is called while a process stands still after an exec or a change of its link map; it returns True
     when nothing more is to be placed in that process, which is let go then. `follow(pid, on)` is told which processes
-    are held from now on.
+    are held from now on. `held_ns` is how long processes stood still for it, `stops` how often threads did.
     """
 
     def __init__(self, look_at: Callable[[int], bool], follow: Callable[[int, bool], None]) -> None:
@@ -42,6 +43,7 @@ class Holder:
         self._leaving: set[int] = set()  # processes that are let go thread by thread
         self.refused: list[str] = []
         self.stops = 0
+        self.held_ns = 0
 
     def seize(self, pid: int) -> None:
         """Raises OSError, with EPERM when somebody else traces it."""
@@ -51,7 +53,7 @@ class Holder:
 
     def wait(self) -> dict[int, int]:
         """Handles all stops that are there; returns the wait status of each child of ours that has ended, by pid."""
-        ended = {}
+        ended: dict[int, int] = {}
         while True:
             try:
                 tid, status = os.waitpid(-1, os.WNOHANG | syscalls.WALL)
@@ -111,7 +113,12 @@ class Holder:
             return False
 
     def _look(self, pid: int) -> None:
-        if pid not in self._leaving and self._look_at(pid):
+        if pid in self._leaving:
+            return
+        begin_ns = time.monotonic_ns()
+        done = self._look_at(pid)
+        self.held_ns += time.monotonic_ns() - begin_ns
+        if done:
             self._let_go(pid)
 
     def _add(self, tid: int, pid: int) -> None:
@@ -125,13 +132,17 @@ class Holder:
 
     def _forget_others(self, pid: int, leader: int) -> None:
         """An exec ends all other threads of the process without a word."""
-        for tid in [tid for tid, owner in self._threads.items() if owner == pid and tid != leader]:
-            del self._threads[tid]
+        for tid in self._threads_of(pid):
+            if tid != leader:
+                del self._threads[tid]
+
+    def _threads_of(self, pid: int) -> list[int]:
+        return [tid for tid, owner in self._threads.items() if owner == pid]
 
     def _let_go(self, pid: int) -> None:
         self._leaving.add(pid)
         self._follow(pid, False)
-        for tid in [tid for tid, owner in self._threads.items() if owner == pid]:
+        for tid in self._threads_of(pid):
             # those that stand still already are let go where their stop is handled
             with contextlib.suppress(OSError):
                 syscalls.ptrace(syscalls.PTRACE_INTERRUPT, tid)

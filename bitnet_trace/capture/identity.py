@@ -48,7 +48,7 @@ def calling_user(environment: Mapping[str, str], as_root: bool) -> Identity | No
 
 
 def _caller_environment(uid: int) -> dict[str, str]:
-    """The environment of the nearest ancestor that is the user's own: what sudo was called from. Empty: none readable."""
+    """The environment of the nearest ancestor that is the user's own: what sudo was called from; {}: not readable."""
     pid = os.getppid()
     while pid > 1:
         folder = Path(f"/proc/{pid}")
@@ -94,5 +94,7 @@ def find_program(name: str, environment: Mapping[str, str]) -> str:
         if os.sep in name and Path(name).exists():
             raise TraceError(f"{name} is not executable", f"chmod +x {name}")
         where = name if os.sep in name else f"{name} in PATH"
-        raise TraceError(f"there is no program {where}", "give its whole path: bitnet-trace run -- /path/to/llama-cli ...")
+        raise TraceError(
+            f"there is no program {where}", "give its whole path: bitnet-trace run -- /path/to/llama-cli ..."
+        )
     return found

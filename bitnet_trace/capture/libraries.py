@@ -1,7 +1,7 @@
 """What a process has mapped, and the probes that belong there."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,16 +55,15 @@ class ProbePlacer:
     `rows` describes every probe for meta.json, `engine` is what was recognised so far.
     """
 
-    def __init__(self, programs: Programs, on_progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, programs: Programs) -> None:
         self._programs = programs
-        self._sets: tuple[ProbeSet, ...] | None = None
+        self._sets: tuple[ProbeSet, ...] = load_probe_sets()
         self._seen: dict[tuple[str, int], Resolution] = {}
-        self._on_progress = on_progress
         self.rows: list[dict[str, Any]] = []
         self.warnings: list[str] = []
 
     def look_at(self, pid: int) -> bool:
-        """Probes what is new in a process. True when an engine's decode calls are probed there: nothing more to wait for.
+        """Probes what is new in a process. True when an engine's decode calls are probed there: no more to wait for.
 
         The process stands still while this is done.
         """
@@ -93,8 +92,6 @@ class ProbePlacer:
             row["hits"] = hits
 
     def _place(self, pid: int, mapped: MappedFile) -> Resolution:
-        if self._sets is None:
-            self._sets = load_probe_sets()
         try:
             # the mapping's own link: the very file, also when its path names another by now
             with open(f"/proc/{pid}/map_files/{mapped.address_range}", "rb") as file:

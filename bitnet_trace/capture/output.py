@@ -60,6 +60,11 @@ def _copy_window_size(real: int, copy: int) -> None:
         fcntl.ioctl(copy, termios.TIOCSWINSZ, fcntl.ioctl(real, termios.TIOCGWINSZ, b"\0" * 8))
 
 
+def _copy_window_sizes(terminals: list["_Stream"]) -> None:
+    for terminal in terminals:
+        _copy_window_size(terminal.sink, terminal.source)
+
+
 def start(
     folder: Path, identity: Identity | None, mask: set[signal.Signals], wait_for_folder: Callable[[], bool]
 ) -> OutputCopy:
@@ -102,7 +107,7 @@ def _copy(streams: list[_Stream]) -> None:
     """Copies until every source has ended."""
     terminals = [stream for stream in streams if stream.terminal]
     if terminals:
-        signal.signal(signal.SIGWINCH, lambda *_: [_copy_window_size(s.sink, s.source) for s in terminals] and None)
+        signal.signal(signal.SIGWINCH, lambda *_: _copy_window_sizes(terminals))
     poll = select.poll()
     by_source = {stream.source: stream for stream in streams}
     for source in by_source:

@@ -1,7 +1,7 @@
 """A BPF ring buffer, drained by numpy.
 
-BCC's own reader calls a Python function for each record. All records of one of our rings have one size, so a span of the
-ring is an array: it is looked at in place and copied once. The layout of the mapping: kernel/bpf/ringbuf.c.
+BCC's own reader calls a Python function for each record. All records of one of our rings have one size, so a span of
+the ring is an array: it is looked at in place and copied once. The layout of the mapping: kernel/bpf/ringbuf.c.
 """
 
 import mmap
@@ -20,7 +20,7 @@ class Ring:
     `descriptor`: of the map; `size_bytes`: of its data area, a power of two. There must be one reader only.
     """
 
-    def __init__(self, descriptor: int, size_bytes: int, dtype: np.dtype) -> None:  # type: ignore[type-arg]
+    def __init__(self, descriptor: int, size_bytes: int, dtype: np.dtype[np.void]) -> None:
         record_bytes = _HEADER_BYTES + (dtype.itemsize + 7) // 8 * 8
         self._consumer_map = mmap.mmap(descriptor, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
         # the data area is mapped twice in a row: a span never has to be put together from two pieces

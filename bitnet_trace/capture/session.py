@@ -131,8 +131,8 @@ class _Run:
 
     def prepare(self, folder: Path, folder_made: int) -> None:
         """Compiles, attaches, opens the recording, and lets the target exec."""
-        # importing pyarrow takes as long as compiling, in which the interpreter is free: side by side
-        importer = threading.Thread(target=_import_recording)
+        # importing pyarrow and the disassembler takes as long as compiling, which leaves the interpreter free
+        importer = threading.Thread(target=_import_early)
         importer.start()
         from bitnet_trace.capture.bpf import Programs, Rings
 
@@ -183,7 +183,7 @@ class _Run:
     def _mark(self, name: str) -> None:
         self._timeline[name] = time.monotonic_ns()
 
-    # ---- while it runs ------------------------------------------------------------------------------------------------
+    # ---- while it runs ---------------------------------------------------------------------------------------------
 
     def follow(self) -> Result:
         """Drains and handles stops until the target has ended; then ends the recording."""
@@ -231,7 +231,7 @@ class _Run:
             hint = f"file {self._program}"
             raise TraceError(f"cannot run {self._program}: {error.strerror}", hint) from None
 
-    # ---- after its end --------------------------------------------------------------------------------------------------
+    # ---- after its end ---------------------------------------------------------------------------------------------
 
     def _finish(self) -> Result:
         self._holder.release_all()
@@ -247,8 +247,7 @@ class _Run:
                 **meta, timings_reported=self._reported_timings(), timeline=dict(self._timeline)
             )
         )
-        with contextlib.suppress(TraceError if self._failure else ()):
-            self._writer.close(self._status)
+        self._record(lambda: self._writer.close(self._status))
         if self._failure:
             raise self._failure
         if self._status is None:
@@ -274,6 +273,7 @@ class _Run:
                 **self._programs.cost(),
                 "tracer_cpu_ns": time.process_time_ns(),
                 "ptrace_stops": self._holder.stops,
+                "held_ns": self._holder.held_ns,
             },
             "warnings": self._placer.warnings + self._drain.warnings,
         }
@@ -298,8 +298,10 @@ def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:
     ]
 
 
-def _import_recording() -> None:
+def _import_early() -> None:
     """Only to have it done early: an error comes again where the modules are used."""
     with contextlib.suppress(ImportError):
         import bitnet_trace.capture.drain
+        import bitnet_trace.capture.hold
+        import bitnet_trace.capture.libraries
         import bitnet_trace.recording.writer  # noqa: F401

@@ -33,7 +33,7 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
 
     def sleep(self, seconds: float, target: int | None) -> None:
-        """Until a signal or the time is up; a child's stop or end is a signal too. `target`: whom others are passed to."""
+        """Until the time is up or a child stops or ends. `target`: whom other signals are passed to."""
         deadline = time.monotonic() + seconds
         info = signal.sigtimedwait(_TAKEN, max(seconds, 0))
         while info is not None:

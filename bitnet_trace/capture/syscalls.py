@@ -112,9 +112,7 @@ def ptrace(request: int, tid: int, data: int = 0) -> int:
 def ptrace_event_message(tid: int) -> int:
     """The new thread's id of a fork, vfork or clone event; the former id of an exec event."""
     message = ctypes.c_ulong()
-    _call(
-        _NR_PTRACE, ctypes.c_long(PTRACE_GETEVENTMSG), ctypes.c_long(tid), ctypes.c_long(0), ctypes.byref(message)
-    )
+    _call(_NR_PTRACE, ctypes.c_long(PTRACE_GETEVENTMSG), ctypes.c_long(tid), ctypes.c_long(0), ctypes.byref(message))
     return message.value
 
 

@@ -51,7 +51,7 @@ def start(
     output: tuple[int, int] | None,
     not_for_it: int,
 ) -> Target:
-    """Forks the child. `output`: descriptors that become its stdout and stderr; None leaves ours. `mask`: its signal mask.
+    """Forks the child. `output`: descriptors that become its stdout and stderr; None leaves ours. `mask`: of signals.
 
     `not_for_it` is a descriptor of ours that it must not keep open while it waits.
 

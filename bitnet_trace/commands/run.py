@@ -1,8 +1,13 @@
 """`bitnet-trace run`: trace a program from its first instruction."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from bitnet_trace.capture.session import Result
 
 _BUFFER_SIZES = [str(1 << n) for n in range(11)]
 
@@ -11,14 +16,16 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     for pair in pairs:
         if "=" not in pair or pair.startswith("="):
             raise click.BadParameter(f"{pair!r} is not NAME=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="Example: sudo bitnet-trace run -o hello.btrace -- llama-cli -m model.gguf -p hello -n 32",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The recording; default: NAME-DATE-TIME.btrace here.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The recording; default: NAME-DATE-TIME.btrace here."
+)
 @click.option("--force", is_flag=True, help="Replace the recording when it exists.")
 @click.option(
     "--detail",
@@ -29,9 +36,21 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
 )
 @click.option("--no-output", is_flag=True, help="Keep nothing of what the program prints (prompts are private).")
 @click.option("--as-root", is_flag=True, help="Under sudo: run the program as root, not as the calling user.")
-@click.option("--env", "environment", multiple=True, callback=_environment, metavar="K=V", help="Set in the program's environment (sudo drops most of yours).")
 @click.option(
-    "--buffer", type=click.Choice(_BUFFER_SIZES), default="64", show_default=True, metavar="MIB", help="The kernel's event buffer in MiB, a power of two."
+    "--env",
+    "environment",
+    multiple=True,
+    callback=_environment,
+    metavar="K=V",
+    help="Set in the program's environment (sudo drops most of yours).",
+)
+@click.option(
+    "--buffer",
+    type=click.Choice(_BUFFER_SIZES),
+    default="64",
+    show_default=True,
+    metavar="MIB",
+    help="The kernel's event buffer in MiB, a power of two.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -65,6 +84,29 @@ def run(
         ),
     )
     if not quiet:
-        for line in []:
+        for line in summary(result):
             click.echo(f"bitnet-trace: {line}", err=True)
     return result.exit_status if result.exit_status >= 0 else 128 - result.exit_status
+
+
+def summary(result: "Result") -> Iterator[str]:
+    """What is said at the end of a run: how much was seen, what was lost, and what to type next."""
+    meta = result.meta
+    lost = count_lost(meta["losses"])
+    received = sum(meta["received"].values())
+    coverage = 100 * received / (received + lost) if received + lost else 100.0
+    yield f"{received:,} events, {lost:,} lost, coverage {coverage:.2f} %, engine {meta['engine'] or 'not recognised'}"
+    yield from meta["warnings"]
+    if meta["engine"]:
+        hits = {row["role"]: 0 for row in meta["probes"] if row["role"]}
+        for row in meta["probes"]:
+            if row["role"]:
+                hits[row["role"]] += row["hits"]
+        if not hits.get("decode"):
+            yield "the engine's decode function was probed and never called: no phases"
+    yield f"bitnet-trace report {result.recording}"
+
+
+def count_lost(losses: dict[str, object]) -> int:
+    """All losses of a recording, of whatever kind."""
+    return sum(count_lost(part) if isinstance(part, dict) else int(str(part)) for part in losses.values())
