@@ -79,7 +79,7 @@ def _print_grid(console: Console, grid: Grid) -> None:
             table.add_column(
                 Text(headers[index]),
                 justify="left" if index in grid.left else "right",
-                no_wrap=True,
+                overflow="fold",
                 vertical="bottom",
             )
         for position, row in enumerate(grid.rows):

@@ -105,7 +105,9 @@ def test_an_existing_recording_is_kept_without_force_and_replaced_with_it(tmp_pa
     assert [one.name for one in path.iterdir()] == ["meta.json"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "foreign file", "link to a recording", "dangling link", "link in it"])
+@pytest.mark.parametrize(
+    "kind", ["folder", "file", "foreign file", "link to a recording", "dangling link", "link in it"]
+)
 def test_force_replaces_recordings_only(tmp_path, kind):
     path, other = tmp_path / "a.btrace", write_inference(tmp_path / "other.btrace")
     if kind == "folder":
