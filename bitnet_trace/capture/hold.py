@@ -1,8 +1,8 @@
 """Holding the target with ptrace while probes are placed: at each exec, and when its link map changes.
 
 PTRACE_SEIZE, never SIGSTOP: parents and shells see nothing, and when the tracer dies the kernel lets everyone go. A
-change of the link map (dlopen) is told by a uprobe in the dynamic linker, which sends its own thread a SIGSTOP from BPF;
-that is seen here at its delivery and never delivered. Processes whose engine has been found are let go.
+change of the link map (dlopen) is told by a uprobe in the dynamic linker, which sends its own thread a SIGSTOP from
+BPF; that is seen here at its delivery and never delivered. Processes whose engine has been found are let go.
 """
 
 import contextlib
