@@ -9,6 +9,8 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 	u32 phase = phase_of(t), flags = 0;
 	u64 on_cpu_ns = t->on_ts ? now - t->on_ts : 0;
 
+	if ((state & TASK_STATE_DEAD) && !t->exiting)
+		return; /* a leader whose number a thread of it that made an execve has taken: not this thread's end */
 	/* the kernel has counted this switch before its tracepoint: its own word on what kind it was */
 	READ_KERNEL(voluntary, task, TASK_NVCSW);
 	READ_KERNEL(involuntary, task, TASK_NIVCSW);
@@ -23,6 +25,10 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 	t->off_ts = now;
 	t->off_phase = phase;
 	t->runnable_ts = (preempt || state == 0) ? now : 0;
+	if (flags & SWITCH_EXIT) {
+		end_kernel_time(t, tid, phase, now); /* giving back its memory took time too */
+		flush_system_time(t, tid, now);
+	}
 	if (t->system_phase != phase)
 		flush_system_time(t, tid, now);
 #ifdef DETAIL_COUNTS
@@ -121,7 +127,8 @@ static __always_inline int woken(u64 task, int first_time)
 	now = bpf_ktime_get_ns();
 	if (first_time)
 		t->off_ts = now; /* born: its first wait is for a CPU */
-	if (t->off_ts > t->on_ts || first_time) /* else it never left its CPU */
+	/* else it never left its CPU, or waits for one since it was preempted on its way to sleep */
+	if ((t->off_ts > t->on_ts && !t->runnable_ts) || first_time)
 		t->runnable_ts = now;
 #ifdef DETAIL_COUNTS
 	struct counters *c = counters_of(tid, phase_of(t));

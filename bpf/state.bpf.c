@@ -257,3 +257,12 @@ static __always_inline void add_system_time(struct thread *t, u32 tid, u32 phase
 	}
 	t->system_ns += ns;
 }
+
+/* The system call that the thread is in, or its way out of the last one, has taken until now. */
+static __always_inline void end_kernel_time(struct thread *t, u32 tid, u32 phase, u64 now)
+{
+	if (!t->call_ts)
+		return; /* it was in user mode */
+	add_system_time(t, tid, phase, now, now - t->call_ts - (t->offcpu_ns - t->call_offcpu_ns));
+	t->call_ts = 0;
+}

@@ -113,11 +113,11 @@ TRACEPOINT(sched_process_exit)
 		return 0;
 	phase = phase_of(t);
 	send_populate(t, tid, phase, now, 0, 0);
-	if (t->call_ts) { /* exit(), or killed inside a call */
-		add_system_time(t, tid, phase, now, now - t->call_ts - (t->offcpu_ns - t->call_offcpu_ns));
-		t->call_ts = 0;
-	}
+	end_kernel_time(t, tid, phase, now); /* exit(), or killed inside a call */
 	flush_system_time(t, tid, now);
+	/* from here to its last switch it is in the kernel */
+	t->call_ts = now;
+	t->call_offcpu_ns = t->offcpu_ns;
 	t->exiting = 1;
 	READ_KERNEL(code, task, TASK_EXIT_CODE);
 

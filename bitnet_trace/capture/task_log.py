@@ -1,5 +1,6 @@
 """Folds what happens to threads and address spaces (ring `tasks`) into the rows of `threads` and `maps`."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ import numpy.typing as npt
 
 from bitnet_trace.capture.libraries import mapped_files
 from bitnet_trace.recording.layout import TaskKind
+
+_COMM_LENGTH = 15  # TASK_COMM_LEN without its zero
 
 Row = dict[str, Any]
 
@@ -43,6 +46,13 @@ class TaskLog:
                 self._threads[tid] = row
             if kind == TaskKind.COMM:
                 row["comm"] = _text(event["text"])
+            elif kind == TaskKind.EXEC and int(event["value"]) != tid:
+                # a thread that was not the leader goes on under the leader's number, which had ended
+                row.update(end_ns=None, exit_code=None, comm=Path(_text(event["text"])).name[:_COMM_LENGTH])
+                former = self._threads.get(int(event["value"]))
+                if former is not None:
+                    former["end_ns"] = int(event["ts_ns"])
+                    changed[former["tid"]] = former
             elif kind == TaskKind.EXIT:
                 row["end_ns"], row["exit_code"] = int(event["ts_ns"]), int(event["value"])
             changed[tid] = row
