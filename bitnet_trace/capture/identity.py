@@ -27,6 +27,10 @@ class Identity:
         os.setresuid(self.uid, self.uid, self.uid)
 
 
+# what has no owner of its own: the overflow user of every Linux
+NOBODY = Identity(uid=65534, gid=65534, groups=(), name="nobody", home="/")
+
+
 def calling_user(environment: Mapping[str, str], as_root: bool) -> Identity | None:
     """The user who called sudo; None when the target runs as whoever runs this: no sudo, or `as_root`.
 

@@ -1,14 +1,14 @@
 """What a process has mapped, and the probes that belong there."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bitnet_trace.capture.bpf import Programs
-from bitnet_trace.engines.probes import Location, ProbeSet, load_probe_sets
-from bitnet_trace.engines.resolve import Probe, Resolution, engine_of, missing_roles, resolve
+from bitnet_trace.capture.parser import Parser
+from bitnet_trace.engines.found import engine_of, missing_roles
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.layout import Role
 
@@ -45,8 +45,13 @@ def mapped_files(pid: int) -> Iterator[MappedFile]:
             )
 
 
-def _describe(location: Location) -> list[int]:
-    return [_LOCATIONS[location.kind], location.register, location.offset]
+@dataclass(frozen=True)
+class Resolved:
+    """What one file was found to have; nothing by default."""
+
+    engine: str | None = None
+    roles: frozenset[str] = frozenset()
+    missing: tuple[tuple[str, str], ...] = ()
 
 
 class ProbePlacer:
@@ -55,10 +60,9 @@ class ProbePlacer:
     `rows` describes every probe for meta.json, `engine` is what was recognised so far.
     """
 
-    def __init__(self, programs: Programs) -> None:
-        self._programs = programs
-        self._sets: tuple[ProbeSet, ...] = load_probe_sets()
-        self._seen: dict[tuple[str, int], Resolution] = {}
+    def __init__(self, programs: Programs, parser: Parser) -> None:
+        self._programs, self._parser = programs, parser
+        self._seen: dict[tuple[str, int], Resolved] = {}
         self.rows: list[dict[str, Any]] = []
         self.warnings: list[str] = []
 
@@ -74,7 +78,7 @@ class ProbePlacer:
             key = (mapped.device, mapped.inode)
             if key not in self._seen:
                 self._seen[key] = self._place(pid, mapped)
-            found = found or any(probe.role == "decode" for probe in self._seen[key].probes)
+            found = found or "decode" in self._seen[key].roles
         return found
 
     @property
@@ -83,67 +87,83 @@ class ProbePlacer:
 
     @property
     def missing(self) -> list[tuple[str, str]]:
-        """(role, reason) for roles that no file had a function for, once an engine was found."""
-        return missing_roles(r for r in self._seen.values() if r.engine) if self.engine else []
+        """(role, reason) for roles that none of the engine's files has a function for."""
+        return missing_roles(resolved for resolved in self._seen.values() if resolved.engine)
 
     def finish(self) -> None:
         """Fills in the hits."""
         for row, hits in zip(self.rows, self._programs.probe_hits(len(self.rows)), strict=True):
             row["hits"] = hits
 
-    def _place(self, pid: int, mapped: MappedFile) -> Resolution:
+    def _place(self, pid: int, mapped: MappedFile) -> Resolved:
         try:
             # the mapping's own link: the very file, also when its path names another by now
             with open(f"/proc/{pid}/map_files/{mapped.address_range}", "rb") as file:
-                resolution = resolve(file, mapped.path, self._sets)
-                self._attach(file.fileno(), mapped.path, resolution)
+                before = _identity(file)
+                answer = self._parser.resolve(file, mapped.path)
+                if _identity(file) != before:
+                    raise TraceError(f"{mapped.path} was changed while it was read", None)
+                self._attach(file, mapped.path, answer)
         except OSError as error:
             self.warnings.append(f"{mapped.path}: {error.strerror}: not probed")
-            return Resolution()
+            return Resolved()
         except TraceError as error:
             self.warnings.append(f"{error.message}: not probed")
-            return Resolution()
-        return resolution
+            return Resolved()
+        return Resolved(
+            engine=answer["engine"],
+            roles=frozenset(probe["role"] for probe in answer["probes"]),
+            missing=tuple((role, reason) for role, reason in answer["missing"]),
+        )
 
-    def _attach(self, descriptor: int, path: str, resolution: Resolution) -> None:
-        if not resolution.probes:
-            return
+    def _attach(self, file: BinaryIO, path: str, answer: Mapping[str, Any]) -> None:
+        """Places what the parser found, after a look at the bytes that will be overwritten."""
         first = len(self.rows)
-        cookies = list(range(first, first + len(resolution.probes)))
-        for cookie, probe in zip(cookies, resolution.probes, strict=True):
+        probes = answer["probes"]
+        if not probes:
+            return
+        for cookie, probe in enumerate(probes, first):
+            code = bytes.fromhex(probe["code"])
+            if os.pread(file.fileno(), len(code), probe["file_offset"]) != code or not code:
+                raise TraceError(f"{path} has no {probe['instruction']} at {probe['file_offset']:#x}", None)
             self._programs.describe_probe(cookie, _fields(probe))
         reason = None
         try:
             self._programs.attach_engine_probes(
-                f"/proc/self/fd/{descriptor}", [probe.file_offset for probe in resolution.probes], cookies
+                f"/proc/self/fd/{file.fileno()}",
+                [probe["file_offset"] for probe in probes],
+                list(range(first, first + len(probes))),
             )
         except OSError as error:
             reason = error.strerror
         self.rows += [
             {
-                "name": f"{probe.role} {probe.action}",
-                "role": probe.role,
-                "symbol": probe.symbol,
+                "name": f"{probe['role']} {probe['action']}",
+                "role": probe["role"],
+                "symbol": probe["symbol"],
                 "path": path,
-                "offset": probe.file_offset,
-                "instruction": probe.instruction,
+                "build_id": answer["build_id"],
+                "offset": probe["file_offset"],
+                "instruction": probe["instruction"],
                 "attached": reason is None,
                 "reason": reason,
-                "cost_class": probe.cost_class,
+                "cost_class": probe["cost_class"],
                 "hits": 0,
             }
-            for probe in resolution.probes
+            for probe in probes
         ]
 
 
-def _fields(probe: Probe) -> list[int]:
+def _identity(file: BinaryIO) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _fields(probe: Mapping[str, Any]) -> list[int]:
     """The fields of `struct probe` in bpf/state.bpf.c, in order."""
-    action = "hold" if probe.role == "link_map" else probe.action
-    return [
-        Role[probe.role.upper()],
-        _ACTIONS[action],
-        probe.sp_offset,
-        *_describe(probe.context),
-        *_describe(probe.n_tokens),
-        *_describe(probe.argument),
-    ]
+    action = "hold" if probe["role"] == "link_map" else probe["action"]
+    fields = [int(Role[probe["role"].upper()]), _ACTIONS[action], probe["sp_offset"]]
+    for name in ("context", "n_tokens", "argument"):
+        location = probe[name]
+        fields += [_LOCATIONS[location["kind"]], location["register"], location["offset"]]
+    return fields

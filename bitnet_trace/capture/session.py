@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bitnet_trace import __version__, host
 from bitnet_trace.capture import identity, output, target
+from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals
 from bitnet_trace.errors import TraceError
 
@@ -20,7 +21,6 @@ _DRAIN_INTERVAL_S = 0.2
 _META_INTERVAL_S = 5.0
 # after the target's end: how long its last output and its held descendants are waited for
 _OUTPUT_GRACE_S = 0.5
-_LOG_LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def trace(command: Sequence[str], options: Options) -> Result:
         raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
     with Signals() as signals:
         folder_ready, folder_made = os.pipe()
+        parser = Parser(user)
         copy = None
         if options.keep_output:
             copy = output.start(folder, user, signals.before, lambda: _told(folder_ready, folder_made))
@@ -81,7 +82,7 @@ def trace(command: Sequence[str], options: Options) -> Result:
         os.close(folder_ready)
         if copy:
             copy.close_target_ends()
-        run = _Run(command, program, options, user, signals, child, copy, started_ns)
+        run = _Run(command, program, options, user, signals, parser, child, copy, started_ns)
         try:
             run.prepare(folder, folder_made)
         except BaseException:
@@ -114,12 +115,14 @@ class _Run:
         options: Options,
         user: identity.Identity | None,
         signals: Signals,
+        parser: Parser,
         child: target.Target,
         copy: output.OutputCopy | None,
         started_ns: int,
     ) -> None:
         self._command, self._program, self._options = command, program, options
-        self._user, self._signals, self._child, self._copy = user, signals, child, copy
+        self._user, self._signals, self._parser = user, signals, parser
+        self._child, self._copy = child, copy
         self._timeline = {"started": started_ns}
         self._programs: Any = None
         self._writer: Any = None
@@ -131,7 +134,7 @@ class _Run:
 
     def prepare(self, folder: Path, folder_made: int) -> None:
         """Compiles, attaches, opens the recording, and lets the target exec."""
-        # importing pyarrow and the disassembler takes as long as compiling, which leaves the interpreter free
+        # importing pyarrow takes as long as compiling, which leaves the interpreter free
         importer = threading.Thread(target=_import_early)
         importer.start()
         from bitnet_trace.capture.bpf import Programs, Rings
@@ -148,7 +151,7 @@ class _Run:
         from bitnet_trace.capture.libraries import ProbePlacer
         from bitnet_trace.recording.writer import Writer
 
-        self._placer = ProbePlacer(self._programs)
+        self._placer = ProbePlacer(self._programs, self._parser)
         self._holder = Holder(self._placer.look_at, self._programs.hold)
         owner = (self._user.uid, self._user.gid) if self._user else None
         self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
@@ -244,7 +247,7 @@ class _Run:
         self._mark("detached")
         self._record(
             lambda: self._writer.update_meta(
-                **meta, timings_reported=self._reported_timings(), timeline=dict(self._timeline)
+                **meta, timings_reported=self._parser.timings(self._writer.path), timeline=dict(self._timeline)
             )
         )
         self._record(lambda: self._writer.close(self._status))
@@ -277,18 +280,6 @@ class _Run:
             },
             "warnings": self._placer.warnings + self._drain.warnings,
         }
-
-    def _reported_timings(self) -> list[dict[str, Any]]:
-        """The engine's own timing lines, wherever it printed them."""
-        if self._copy is None:
-            return []
-        from bitnet_trace.engines.timings import parse_timings
-
-        found = []
-        for name in ("stdout.log", "stderr.log"):
-            with contextlib.suppress(OSError), open(self._writer.path / name, "rb") as log:
-                found += parse_timings(log.read(_LOG_LIMIT_BYTES).decode(errors="replace"))
-        return [asdict(timing) for timing in found]
 
 
 def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:

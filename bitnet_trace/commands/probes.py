@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from bitnet_trace.engines.found import engine_of, missing_roles
 from bitnet_trace.engines.libraries import linked_files, open_binary
 from bitnet_trace.engines.probes import Location, ProbeSet, load_probe_sets, pt_regs_fields
-from bitnet_trace.engines.resolve import Probe, Resolution, engine_of, missing_roles, resolve
+from bitnet_trace.engines.resolve import Probe, Resolution, resolve
 from bitnet_trace.errors import TraceError
 
 _PIPE_WIDTH = 160

@@ -1,10 +1,11 @@
 """From a file to its probes: which engine it is, where each role's functions begin and return, at what cost."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
 from bitnet_trace.engines import code
+from bitnet_trace.engines.code import CostClass
 from bitnet_trace.engines.elf import Elf, Symbol
 from bitnet_trace.engines.names import matches, needle, pretty
 from bitnet_trace.engines.probes import NOWHERE, Alternative, Location, ProbeSet, RoleProbes
@@ -14,7 +15,7 @@ Action = Literal["begin", "end", "mark", "tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One instruction to put a uprobe on.
+    """One instruction to put a uprobe on; `code` is its bytes in hexadecimal.
 
     `symbol` is the function that the role's pattern found, demangled; an "end" may lie in a function that it
     tail-jumps to. `file_offset` is what perf_event_open takes. At every probe the stack pointer plus `sp_offset` is
@@ -26,7 +27,8 @@ class Probe:
     symbol: str
     file_offset: int
     instruction: str
-    cost_class: code.CostClass
+    code: str
+    cost_class: CostClass
     context: Location = NOWHERE
     n_tokens: Location = NOWHERE
     argument: Location = NOWHERE
@@ -46,6 +48,11 @@ class Resolution:
     missing: list[tuple[str, str]] = field(default_factory=list)
     doubts: list[tuple[str, str]] = field(default_factory=list)
     build_id: str | None = None
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles that are probed in this file."""
+        return frozenset(probe.role for probe in self.probes)
 
 
 def resolve(file: BinaryIO, path: str, probe_sets: Sequence[ProbeSet]) -> Resolution:
@@ -68,28 +75,6 @@ def resolve(file: BinaryIO, path: str, probe_sets: Sequence[ProbeSet]) -> Resolu
     for probes in roles:
         _resolve_role(elf, probes, functions, resolution)
     return resolution
-
-
-def engine_of(resolutions: Iterable[Resolution]) -> str | None:
-    """The engine of a program and its libraries: a fork that one of the files shows, else llama.cpp, else None."""
-    engines = {resolution.engine for resolution in resolutions if resolution.engine}
-    forks = sorted(engines - {"llama.cpp"})
-    return forks[0] if forks else next(iter(engines), None)
-
-
-def missing_roles(resolutions: Iterable[Resolution]) -> list[tuple[str, str]]:
-    """(role, reason) for the roles that none of a program's files has a probe for, each once.
-
-    The reason is that of the file with most probes: the engine's library says more than the program that imports it.
-    """
-    resolutions = sorted(resolutions, key=lambda resolution: -len(resolution.probes))
-    probed = {probe.role for resolution in resolutions for probe in resolution.probes}
-    reasons: dict[str, str] = {}
-    for resolution in resolutions:
-        for role, reason in resolution.missing:
-            if role not in probed:
-                reasons.setdefault(role, reason)
-    return list(reasons.items())
 
 
 def _recognise(elf: Elf, probe_sets: Sequence[ProbeSet]) -> ProbeSet | None:
@@ -191,7 +176,8 @@ def _probe(elf: Elf, role: str, action: Action, function: Symbol, address: int, 
     instruction = code.instruction_at(elf, address)
     if instruction is None:
         return f"{pretty(function.name)}: the code at {address:#x} cannot be decoded"
-    cost = code.cost_class(elf.read(address, instruction.size))
+    machine_code = elf.read(address, instruction.size)
+    cost = code.cost_class(machine_code)
     if cost == "refused":
         return f"{pretty(function.name)}: the kernel allows no probe on `{instruction}`"
     return Probe(
@@ -200,6 +186,7 @@ def _probe(elf: Elf, role: str, action: Action, function: Symbol, address: int, 
         symbol=pretty(function.name),
         file_offset=elf.file_offset(address),
         instruction=str(instruction),
+        code=machine_code.hex(),
         cost_class=cost,
         context=places.context,
         n_tokens=places.n_tokens,

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from bitnet_trace.errors import TraceError
+from bitnet_trace.recording.arrays import from_numpy, from_values
 from bitnet_trace.recording.layout import EVENT_DTYPE
 from bitnet_trace.recording.schema import (
     COUNTER_DTYPE,
@@ -123,13 +124,14 @@ class Writer:
     def _append_array(self, name: str, array: npt.NDArray[np.void], dtype: np.dtype[np.void]) -> None:
         if not len(array):
             return
-        columns = [pa.array(np.ascontiguousarray(array[field], dtype=dtype[field])) for field in dtype.names or ()]
+        columns = [from_numpy(array[field].astype(dtype[field], copy=False)) for field in dtype.names or ()]
         self._stream(name).append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name]))
 
     def _append_rows(self, name: str, rows: Iterable[Row]) -> None:
         clean = [{key: _text(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows]
         if clean:
-            self._stream(name).append(pa.RecordBatch.from_pylist(clean, schema=SCHEMAS[name]))
+            columns = [from_values([row.get(field.name) for row in clean], field.type) for field in SCHEMAS[name]]
+            self._stream(name).append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name]))
 
     def _stream(self, name: str) -> "_Stream":
         stream = self._streams.get(name)
@@ -148,11 +150,9 @@ class Writer:
             descriptor = _create_file(self._folder, META_TEMPORARY_NAME, self._owner)
             try:
                 _write_all(descriptor, text.encode())
-                os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             os.replace(META_TEMPORARY_NAME, META_NAME, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-            os.fsync(self._folder)
 
 
 class _Stream:

@@ -14,9 +14,10 @@ from compiled import addresses_by_nm, compiled, instruction_addresses, returns_b
 from bitnet_trace.commands.probes import probes as probes_command
 from bitnet_trace.engines.code import cost_class
 from bitnet_trace.engines.elf import Elf
+from bitnet_trace.engines.found import engine_of, missing_roles
 from bitnet_trace.engines.libraries import linked_files
 from bitnet_trace.engines.probes import Location, ProbeSet, load_probe_sets, parse_probe_set
-from bitnet_trace.engines.resolve import Probe, Resolution, engine_of, missing_roles, resolve
+from bitnet_trace.engines.resolve import Probe, Resolution, resolve
 from bitnet_trace.errors import TraceError
 
 VARIANTS = {
@@ -265,7 +266,7 @@ def test_cost_class_follows_the_kernels_rules(code: str, expected: str) -> None:
 
 
 def test_engine_and_missing_roles_of_several_files() -> None:
-    probe = Probe("decode", "begin", "llama_decode", 1, "ret", "single-step")
+    probe = Probe("decode", "begin", "llama_decode", 1, "ret", "c3", "single-step")
     program = Resolution("llama.cpp", [], [("decode", "in another library"), ("warmup", "in another library")])
     library = Resolution("bitnet", [probe], [("warmup", "no symbol")])
     assert engine_of([program, library]) == "bitnet"

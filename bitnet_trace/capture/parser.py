@@ -1,0 +1,154 @@
+"""A process without root that reads what the target's side wrote: programs, libraries, logs.
+
+The tracer opens a file and hands over the open descriptor; an answer is JSON. What a damaged or hostile file can do is
+done to a process that has no rights but the user's, a limit on its memory, and a deadline.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from bitnet_trace.capture.identity import NOBODY, Identity
+from bitnet_trace.errors import TraceError
+
+_DEADLINE_S = 20.0
+_MEMORY_LIMIT_BYTES = 4 << 30  # address space: a 200 MB library is mapped, not read
+_LOG_LIMIT_BYTES = 64 << 20
+_MESSAGE_LIMIT_BYTES = 16 << 20
+
+Answer = dict[str, Any]
+
+
+class Parser:
+    """The tracer's end. Requests are made one at a time."""
+
+    def __init__(self, user: Identity | None) -> None:
+        """Forks the process. `user` is whom it becomes; None: nobody."""
+        self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._socket.close()
+            _serve(other, user or NOBODY)
+        other.close()
+
+    def resolve(self, file: BinaryIO, path: str) -> Answer:
+        """What is to be probed in an open file: see `_resolve`. Raises TraceError: it is damaged, or too much."""
+        return self._ask({"resolve": path}, [file.fileno()])
+
+    def timings(self, folder: Path) -> list[Answer]:
+        """The engine's own timing lines in the logs of a recording."""
+        logs = [
+            os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            for name in ("stdout.log", "stderr.log")
+            if (folder / name).exists()
+        ]
+        try:
+            found: list[Answer] = self._ask({"timings": len(logs)}, logs)["timings"] if logs else []
+            return found
+        finally:
+            for log in logs:
+                os.close(log)
+
+    def close(self) -> None:
+        """The process ends when it sees that nobody asks any more."""
+        self._socket.close()
+
+    def _ask(self, request: Answer, descriptors: list[int]) -> Answer:
+        try:
+            socket.send_fds(self._socket, [json.dumps(request).encode() + b"\n"], descriptors)
+            answer = self._receive()
+        except (OSError, ValueError, EOFError) as error:
+            self._give_up()
+            raise TraceError(f"the file parser failed ({error or 'it ended'})", "report it with the file") from None
+        if "error" in answer:
+            raise TraceError(answer["error"], answer.get("hint"))
+        return answer
+
+    def _receive(self) -> Answer:
+        data = b""
+        deadline = time.monotonic() + _DEADLINE_S
+        while not data.endswith(b"\n"):
+            ready, _, _ = select.select([self._socket], [], [], max(deadline - time.monotonic(), 0))
+            if not ready:
+                raise ValueError(f"no answer within {_DEADLINE_S:.0f} s")
+            more = self._socket.recv(1 << 16)
+            if not more:
+                raise EOFError
+            data += more
+            if len(data) > _MESSAGE_LIMIT_BYTES:
+                raise ValueError("the answer is too long")
+        answer = json.loads(data)
+        if not isinstance(answer, dict):
+            raise ValueError("the answer is no answer")
+        return answer
+
+    def _give_up(self) -> None:
+        """It hangs or is dead: the next request is refused at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self._socket.close()
+
+
+# ---- the other process ------------------------------------------------------------------------------------------
+
+
+def _serve(connection: socket.socket, user: Identity) -> NoReturn:
+    """Answers until the tracer closes its end. Never returns: a second copy of the tool would go on."""
+    try:
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # it ends with the tracer
+        if os.geteuid() == 0:
+            user.assume()
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        from bitnet_trace.engines.probes import load_probe_sets
+
+        probe_sets = load_probe_sets()
+        while True:
+            line, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 4)
+            if not line:
+                break
+            answer = _answer(json.loads(line), descriptors, probe_sets)
+            connection.sendall(json.dumps(answer).encode() + b"\n")
+    finally:
+        os._exit(0)
+
+
+def _answer(request: Answer, descriptors: list[int], probe_sets: Any) -> Answer:
+    try:
+        if "timings" in request:
+            return {"timings": _timings(descriptors)}
+        with open(descriptors[0], "rb", closefd=False) as file:
+            return _resolve(file, request["resolve"], probe_sets)
+    except TraceError as error:
+        return {"error": error.message, "hint": error.hint}
+    except (MemoryError, RecursionError, ValueError, OSError) as error:
+        return {"error": f"{request.get('resolve', 'the logs')} cannot be read: {type(error).__name__} {error}"}
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _resolve(file: BinaryIO, path: str, probe_sets: Any) -> Answer:
+    """The fields of `engines.resolve.Resolution`, as JSON has them."""
+    from bitnet_trace.engines.resolve import resolve
+
+    return asdict(resolve(file, path, probe_sets))
+
+
+def _timings(descriptors: list[int]) -> list[Answer]:
+    from bitnet_trace.engines.timings import parse_timings
+
+    found = []
+    for descriptor in descriptors:
+        with open(descriptor, "rb", closefd=False) as log:
+            found += parse_timings(log.read(_LOG_LIMIT_BYTES).decode(errors="replace"))
+    return [asdict(timing) for timing in found]
