@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from bitnet_trace.capture import syscalls
 
@@ -26,6 +27,13 @@ def process_of(tid: int) -> int | None:
     except OSError:
         return None
     return int(status.split("Tgid:", 1)[1].split(None, 1)[0])
+
+
+class Ended(NamedTuple):
+    """`status` as wait(2) has it; the CPU time of the process and of those that it waited for."""
+
+    status: int
+    cpu_ns: int
 
 
 class Holder:
@@ -51,12 +59,12 @@ class Holder:
         self._threads[pid] = pid
         self._follow(pid, True)
 
-    def wait(self) -> dict[int, int]:
-        """Handles all stops that are there; returns the wait status of each child of ours that has ended, by pid."""
-        ended: dict[int, int] = {}
+    def wait(self) -> dict[int, Ended]:
+        """Handles all stops that are there; returns the children of ours that have ended, by pid."""
+        ended: dict[int, Ended] = {}
         while True:
             try:
-                tid, status = os.waitpid(-1, os.WNOHANG | syscalls.WALL)
+                tid, status, usage = os.wait4(-1, os.WNOHANG | syscalls.WALL)
             except ChildProcessError:
                 return ended
             if tid == 0:
@@ -68,7 +76,7 @@ class Holder:
                     self._stopped(tid, os.WSTOPSIG(status), status >> 16)
             else:
                 self._threads.pop(tid, None)
-                ended[tid] = status
+                ended[tid] = Ended(status, round((usage.ru_utime + usage.ru_stime) * 1e9))
 
     def release_all(self) -> None:
         """Lets everyone go; those that run are asked to stop for it and let go by later calls of wait()."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_trace import __version__, host
-from bitnet_trace.capture import identity, output, target
+from bitnet_trace.capture import cost, identity, output, target
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals
 from bitnet_trace.errors import TraceError
@@ -127,6 +127,7 @@ class _Run:
         self._programs: Any = None
         self._writer: Any = None
         self._status: int | None = None
+        self._target_cpu_ns: int | None = None
         self._copy_ended = copy is None
         self._failure: TraceError | None = None
 
@@ -162,6 +163,7 @@ class _Run:
         self._programs.trace_child(self._child.pid)
         self._holder.seize(self._child.pid)
         self._mark("released")
+        self._cpu_before_ns = time.process_time_ns()
         self._child.release()
 
     def give_up(self) -> None:
@@ -220,9 +222,10 @@ class _Run:
             self._programs.detach()
 
     def _handle_ends(self) -> None:
-        for pid, status in self._holder.wait().items():
+        for pid, ended in self._holder.wait().items():
             if pid == self._child.pid:
-                self._status = os.waitstatus_to_exitcode(status)
+                self._status = os.waitstatus_to_exitcode(ended.status)
+                self._target_cpu_ns = ended.cpu_ns
             elif self._copy and pid == self._copy.pid:
                 self._copy_ended = True
 
@@ -267,19 +270,34 @@ class _Run:
         """What is known of the run at this moment."""
         return {
             "engine": self._placer.engine,
-            "wall_ns": self._timeline.get("ended", time.monotonic_ns()) - self._timeline["released"],
+            "wall_ns": self._wall_ns(),
             "probes": self._kernel_rows + self._placer.rows,
             "missing_roles": [{"role": role, "reason": reason} for role, reason in self._placer.missing],
             "losses": self._programs.losses(),
             "received": self._drain.received,
-            "cost": {
-                **self._programs.cost(),
-                "tracer_cpu_ns": time.process_time_ns(),
-                "ptrace_stops": self._holder.stops,
-                "held_ns": self._holder.held_ns,
-            },
+            "cost": self._cost(),
             "warnings": self._placer.warnings + self._drain.warnings,
         }
+
+    def _wall_ns(self) -> int:
+        return self._timeline.get("ended", time.monotonic_ns()) - self._timeline["released"]
+
+    def _cost(self) -> dict[str, Any]:
+        bpf = self._programs.cost()
+        tracer_cpu_ns = time.process_time_ns() - self._cpu_before_ns
+        parts = {
+            **bpf,
+            "tracer_cpu_ns": tracer_cpu_ns,
+            "ptrace_stops": self._holder.stops,
+            "held_ns": self._holder.held_ns,
+        }
+        if self._target_cpu_ns is None:
+            return parts
+        cpus = len(os.sched_getaffinity(0))
+        estimated = cost.estimate(
+            bpf["bpf_ns"], self._placer.rows, tracer_cpu_ns, self._target_cpu_ns, self._wall_ns(), cpus
+        )
+        return {**parts, "target_cpu_ns": self._target_cpu_ns, **estimated}
 
 
 def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:
