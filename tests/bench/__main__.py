@@ -1,0 +1,61 @@
+"""`python -m tests.bench [start] [overhead] [ring]`: all of it when nothing is named."""
+
+import argparse
+import os
+import statistics
+import tempfile
+from pathlib import Path
+
+from bitnet_trace import __version__, host
+from bitnet_trace.commands.demo import decode_command, make_model
+from tests.bench import overhead, start
+
+
+def spread(values: list[float]) -> str:
+    """`median (first to third quartile)`."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:8.1f}  ({low:.1f} to {high:.1f})"
+
+
+def bench_start(folder: Path, rounds: int) -> None:
+    runs = [start.stages_ms(folder / "start.btrace") for _ in range(rounds + 1)][1:]
+    print(f"\nstart and end of a run of /bin/true, ms, {rounds} runs")
+    for stage in runs[0]:
+        print(f"  {stage:36}{spread([run[stage] for run in runs])}")
+
+
+def bench_overhead(folder: Path, command: list[str], details: list[str]) -> None:
+    print(f"\nslow-down of decoding: {' '.join(command)}")
+    for detail in details:
+        result = None
+        for result in overhead.measure(command, folder / "overhead.btrace", ["--detail", detail], seed=1):
+            print(f"\r  {detail:10}{result}   ", end="", flush=True)
+        print()
+        assert result is not None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=["start", "overhead"], default=["start", "overhead"])
+    parser.add_argument("--rounds", type=int, default=15, help="of start")
+    parser.add_argument("--tokens", type=int, default=256, help="decoded in a run of overhead")
+    parser.add_argument("--detail", nargs="+", choices=["counts", "events"], default=["events"])
+    parser.add_argument(
+        "--command", nargs=argparse.REMAINDER, help="instead of the demo: a program that prints its speed"
+    )
+    options = parser.parse_args()
+    machine, bcc = host.gather(), host.find_bcc()
+    print(
+        f"bitnet-trace {__version__}, kernel {machine.kernel}, {len(machine.cpus_allowed or ())} CPUs "
+        f"({machine.cpu_model}), BCC {bcc.version if bcc else None}, load {os.getloadavg()[0]:.2f}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        if "start" in options.what:
+            bench_start(Path(folder), options.rounds)
+        if "overhead" in options.what:
+            command = options.command or decode_command(make_model("default", None), options.tokens, None)
+            bench_overhead(Path(folder), command, options.detail)
+
+
+if __name__ == "__main__":
+    main()
