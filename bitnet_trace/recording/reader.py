@@ -81,6 +81,11 @@ class Recording:
         return self._table("maps")
 
     @cached_property
+    def taskstats(self) -> pd.DataFrame:
+        """The kernel's own accounting of threads, the columns of schema.TASKSTATS_SCHEMA, in the order of recording."""
+        return self._table("taskstats")
+
+    @cached_property
     def stored_counters(self) -> pd.DataFrame:
         """The counters that the kernel kept (`--detail counts`): tid, phase and layout.COUNTER_FIELDS, as deltas."""
         return self._table("counters")
@@ -160,8 +165,12 @@ def _read_stream(path: Path, name: str) -> tuple[list[pa.RecordBatch], str | Non
 
 
 def _check_schema(path: Path, schema: pa.Schema, name: str) -> None:
+    try:
+        names = schema.names
+    except UnicodeDecodeError:
+        names = []
     for wanted in SCHEMAS[name]:
-        if schema.names.count(wanted.name) != 1 or schema.field(wanted.name).type != wanted.type:
+        if names.count(wanted.name) != 1 or schema.field(wanted.name).type != wanted.type:
             raise TraceError(
                 f"{path} is damaged or not of a recording: column {wanted.name} should be {wanted.type}", "record again"
             )

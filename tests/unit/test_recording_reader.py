@@ -195,6 +195,13 @@ def test_a_stream_of_other_columns_is_refused(tmp_path, whole, what):
         open_recording(put(tmp_path, {**whole, "events.arrows": data}))
 
 
+def test_a_column_name_that_is_no_text_is_refused(tmp_path, whole):
+    data = whole["events.arrows"].replace(b"ts_ns", b"ts\xffns")
+    assert data != whole["events.arrows"]
+    with pytest.raises(TraceError, match="damaged"):
+        open_recording(put(tmp_path, {**whole, "events.arrows": data}))
+
+
 def test_columns_of_a_later_version_are_passed_over(tmp_path, whole):
     schema = EVENT_SCHEMA.insert(0, pa.field("later", pa.string()))
     columns = [pa.array(["x"]), *(pa.array([7], type=field.type) for field in EVENT_SCHEMA)]
