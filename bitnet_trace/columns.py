@@ -60,7 +60,12 @@ COUNTERS: tuple[Column, ...] = (
     Column("faults_minor", "minor faults", "count", "user and kernel faults without I/O", "memory", needs=_FAULTS),
     Column("faults_major", "major faults", "count", "user and kernel faults that read a disk", "memory", needs=_FAULTS),
     Column(
-        "faults_kernel", "of kernel", "count", "faults raised in kernel mode, as by read()", "memory", needs=_FAULTS
+        "faults_kernel",
+        "kernel faults",
+        "count",
+        "minor and major faults raised in kernel mode, as by read()",
+        "memory",
+        needs=_FAULTS,
     ),
     Column(
         "faults_populate",

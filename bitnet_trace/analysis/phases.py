@@ -23,8 +23,8 @@ _FOREVER = np.iinfo(np.int64).max
 def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
     """`phases` (columns of schema.PHASE_SCHEMA) with `name` and `token`, in order of begin.
 
-    `name` is one of PHASE_NAMES, or UNKNOWN for a role that this version does not know. `token` counts the decode calls of a context from 1; it is missing elsewhere. The rules are those of
-    docs/architecture.md, "Phases".
+    `name` is one of PHASE_NAMES, or UNKNOWN for a role that this version does not know. `token` counts the decode
+    calls of a context from 1; it is missing elsewhere. The rules are those of docs/architecture.md, "Phases".
     """
     ordered = phases.sort_values(["begin_ns", "id"], kind="stable").reset_index(drop=True)
     names = np.full(len(ordered), UNKNOWN, dtype=object)

@@ -40,8 +40,9 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
 
     One row per kind: `what`, `reported_ns`, `reported_count`, `reported_tokens_per_s`, `traced_ns`, `difference_pct`
     (traced against reported). Of several lines of a kind those of a server's slots are summed, else the last counts.
-    The load time of the engines reaches from the load to the end of the first decode call (llama.cpp, t_load_us). Of
-    sampling and the total nothing is traced that would be the same.
+    Slots that worked side by side are not compared: their times overlap. The load time of the engines reaches from the
+    load to the end of the first decode call (llama.cpp, t_load_us). Of sampling and the total nothing is traced that
+    would be the same.
     """
     rows = []
     for what in _COMPARED:
@@ -55,7 +56,8 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
         counts = [count(line.get("count")) for line in lines]
         n = sum(one for one in counts if one is not None) if None not in counts else None
         rate = finite(lines[0].get("tokens_per_second")) if len(lines) == 1 else _rate(n, reported_ns)
-        traced_ns = _traced_ns(what, phases)
+        side_by_side = len({str(line.get("slot")) for line in lines}) > 1
+        traced_ns = None if side_by_side else _traced_ns(what, phases)
         difference = None
         if traced_ns is not None and reported_ns:
             difference = round(100 * (traced_ns - reported_ns) / reported_ns, 2)

@@ -55,8 +55,7 @@ class Recording:
             for part in batch:
                 end = begin + part.num_rows
                 for name, column in zip(part.schema.names, part.columns, strict=True):
-                    if name in SCHEMAS["events"].names:
-                        events[name][begin:end] = column.to_numpy()
+                    events[name][begin:end] = column.to_numpy()
                 begin = end
             yield events
 
@@ -91,9 +90,8 @@ class Recording:
         return self._table("counters")
 
     def _table(self, name: str) -> pd.DataFrame:
-        schema = SCHEMAS[name]
-        batches = [batch.select(schema.names) for batch in self._batches[name]]
-        frame = pa.Table.from_batches(batches, schema=schema).to_pandas(types_mapper=_PANDAS_TYPES.get)
+        table = pa.Table.from_batches(self._batches[name], schema=SCHEMAS[name])
+        frame = table.to_pandas(types_mapper=_PANDAS_TYPES.get)
         assert isinstance(frame, pd.DataFrame)
         return frame
 
@@ -159,9 +157,11 @@ def _read_stream(path: Path, name: str) -> tuple[list[pa.RecordBatch], str | Non
             return batches, None
         except _DAMAGE:
             return batches, cut
-        if any(batch.column(column).null_count for column in SCHEMAS[name].names if column not in NULLABLE[name]):
+        columns = {field.name: batch.column(field.name) for field in SCHEMAS[name]}
+        if any(column.null_count for key, column in columns.items() if key not in NULLABLE[name]):
             return batches, cut
-        batches.append(batch)
+        # Other columns, and what the file says beside a column's type, are left behind here.
+        batches.append(pa.RecordBatch.from_arrays(list(columns.values()), schema=SCHEMAS[name]))
 
 
 def _check_schema(path: Path, schema: pa.Schema, name: str) -> None:

@@ -209,6 +209,13 @@ def test_columns_of_a_later_version_are_passed_over(tmp_path, whole):
     assert recording.events.tolist() == [(7,) * 8]
 
 
+@pytest.mark.parametrize("name", ["events", "threads"])
+def test_columns_that_are_declared_otherwise_and_hold_the_same_are_read(tmp_path, whole, name):
+    schema = pa.schema([pa.field(one.name, one.type, False, {"a": "b"}) for one in SCHEMAS[name]])
+    data = stream_of(schema, [pa.array([7]).cast(one.type) for one in schema])
+    assert len(getattr(open_recording(put(tmp_path, {**whole, f"{name}.arrows": data})), name)) == 1
+
+
 @pytest.mark.parametrize("name", ["events", "phases"])
 def test_a_null_where_none_may_be_is_damage(tmp_path, whole, name):
     schema = SCHEMAS[name]
