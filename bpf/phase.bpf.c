@@ -146,6 +146,17 @@ static __always_inline u64 argument_value(struct pt_regs *regs, u32 kind, u32 nu
 	return value;
 }
 
+/* Stops this thread for our ptrace, on its way back to user mode; the tracer swallows the signal. SIGURG, because it does
+ * nothing where the tracer has died meanwhile, and programs have to bear it at any time. Only a thread that blocks it gets
+ * SIGSTOP, which nobody can block. */
+static __always_inline void stop_for_tracer(void)
+{
+	u64 blocked = 0;
+
+	READ_KERNEL(blocked, bpf_get_current_task(), TASK_BLOCKED);
+	bpf_send_signal_thread(blocked & (1ULL << (SIGNAL_URG - 1)) ? SIGNAL_STOP : SIGNAL_URG);
+}
+
 int engine_probe(struct pt_regs *regs)
 {
 	u32 cookie = bpf_get_attach_cookie(regs);
@@ -164,9 +175,8 @@ int engine_probe(struct pt_regs *regs)
 	(*hits)++;
 
 	if (probe->action == ACTION_HOLD) {
-		/* stops this thread at its way back to user mode; the tracer swallows the signal */
 		if (held.lookup(&t->pid))
-			bpf_send_signal_thread(19 /* SIGSTOP */);
+			stop_for_tracer();
 		return 0;
 	}
 	p = processes.lookup(&t->pid);

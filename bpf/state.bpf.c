@@ -88,6 +88,8 @@ enum call_number {
 	CALL_FUTEX_WAKE = 454, CALL_FUTEX_WAIT = 455, CALL_FUTEX_REQUEUE = 456,
 };
 
+enum signal_number { SIGNAL_STOP = 19, SIGNAL_URG = 23 };
+
 #define MAX_PROBES 1024
 
 BPF_HASH(threads, u32, struct thread, 32768);

@@ -158,6 +158,7 @@ def kernel_constants(btf: Btf) -> dict[str, int]:
         "TASK_STATE": _first(btf, "task_struct.__state", "task_struct.state"),
         "TASK_EXIT_CODE": _first(btf, "task_struct.exit_code"),
         "TASK_FILES": _first(btf, "task_struct.files"),
+        "TASK_BLOCKED": _first(btf, "task_struct.blocked"),
         "TASK_STATE_DEAD": 0x80,
         "MM_RSS": _first(btf, "mm_struct.rss_stat"),
         "RSS_COUNT": per_cpu or 0,

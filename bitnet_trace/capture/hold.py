@@ -1,8 +1,9 @@
 """Holding the target with ptrace while probes are placed: at each exec, and when its link map changes.
 
 PTRACE_SEIZE, never SIGSTOP: parents and shells see nothing, and when the tracer dies the kernel lets everyone go. A
-change of the link map (dlopen) is told by a uprobe in the dynamic linker, which sends its own thread a SIGSTOP from
-BPF; that is seen here at its delivery and never delivered. Processes whose engine has been found are let go.
+change of the link map (dlopen) is told by a uprobe in the dynamic linker, which sends its own thread a SIGURG from
+BPF; that is seen here at its delivery and never delivered. When the tracer has died by then, SIGURG does nothing.
+Processes whose engine has been found are let go.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ from typing import NamedTuple
 from bitnet_trace.capture import syscalls
 
 _SI_KERNEL = 0x80
+# what stop_for_tracer() of bpf/phase.bpf.c sends
+_LINK_MAP_CHANGED = {signal.SIGURG, signal.SIGSTOP}
 _STOPPING = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
 
@@ -106,7 +109,7 @@ class Holder:
             if number in _STOPPING and pid not in self._leaving:
                 syscalls.ptrace(syscalls.PTRACE_LISTEN, tid)  # really stopped, by its user: stays so
                 return
-        elif number == signal.SIGSTOP and self._from_kernel(tid):
+        elif number in _LINK_MAP_CHANGED and self._from_kernel(tid):
             self._look(pid)
         else:
             signal_to_pass = number

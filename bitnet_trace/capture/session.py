@@ -71,8 +71,8 @@ def trace(command: Sequence[str], options: Options) -> Result:
     if os.path.lexists(folder) and not options.force:
         raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
     with Signals() as signals:
+        parser = Parser(user)  # before the pipe, which it would keep open
         folder_ready, folder_made = os.pipe()
-        parser = Parser(user)
         copy = None
         if options.keep_output:
             copy = output.start(folder, user, signals.before, lambda: _told(folder_ready, folder_made))
