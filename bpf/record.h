@@ -161,6 +161,11 @@ enum task_kind {
 	TASK_COMM = 3,		/* text = new name */
 	TASK_EXIT = 4,		/* value = exit code of the thread, as wait() has it */
 	TASK_MAP_FILE = 5,	/* address, length, offset, device, inode of a file mapping; text = last part of its name */
+	/* Two that set the kernel's own accounting of a thread (taskstats), which is of its whole life and ends before the
+	 * thread's last switch, against what was counted. value = voluntary | involuntary << 32 switches,
+	 * length = run-queue ns, offset = on-CPU ns. */
+	TASK_BEFORE = 6,	/* the kernel's, before counting began; also address = minor | major << 32 faults, inode = runs */
+	TASK_AFTER = 7,		/* ours, between TASK_EXIT and the thread's last switch */
 };
 
 struct task_event {

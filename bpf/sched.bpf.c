@@ -3,14 +3,49 @@
 /* A duration ends now. In counts mode it is added in the kernel when it lies in one phase; when it reaches over an
  * edge it is sent as a record without a count, and split by whoever knows the edges. */
 
+static __always_inline void enter_cpu(u32 tid, struct thread *t, u64 now)
+{
+	u32 phase = phase_of(t), cpu = bpf_get_smp_processor_id();
+	u32 flags = t->off_ts && cpu != t->cpu ? SWITCH_MIGRATED : 0;
+	u64 off_cpu_ns = t->off_ts ? now - t->off_ts : 0;
+	u64 run_queue_ns = t->runnable_ts ? now - t->runnable_ts : 0;
+
+	t->on_ts = now;
+	t->on_phase = phase;
+	t->cpu = cpu;
+	t->offcpu_ns += off_cpu_ns;
+	if (t->exiting)
+		t->late_runq_ns += run_queue_ns;
+	t->runnable_ts = 0;
+#ifdef DETAIL_COUNTS
+	if (t->off_phase == phase) {
+		struct counters *c = counters_of(tid, phase);
+		if (c) {
+			c->offcpu_ns += off_cpu_ns;
+			c->runq_wait_ns += run_queue_ns;
+		}
+	} else {
+		emit(KIND_SWITCH_IN, tid, phase, now, flags | DURATION_ONLY, off_cpu_ns, run_queue_ns);
+	}
+#else
+	emit(KIND_SWITCH_IN, tid, phase, now, flags, off_cpu_ns, run_queue_ns);
+#endif
+}
+
 static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 preempt, u64 state, u64 now, u32 next)
 {
-	u64 voluntary = 0, involuntary = 0;
+	u64 voluntary = 0, involuntary = 0, ran_ns = 0;
 	u32 phase = phase_of(t), flags = 0;
-	u64 on_cpu_ns = t->on_ts ? now - t->on_ts : 0;
 
 	if ((state & TASK_STATE_DEAD) && !t->exiting)
 		return; /* a leader whose number a thread of it that made an execve has taken: not this thread's end */
+	READ_KERNEL(ran_ns, task, TASK_SUM_RUNTIME);
+	if (t->off_ts > t->on_ts)
+		/* The switch to it was not told (seen on a guest for switches from some other threads, with ftrace as well):
+		 * by the kernel's own sum of its time on the CPU it was that long ago. */
+		enter_cpu(tid, t, now - min_u64(ran_ns - t->ran_ns, now - t->off_ts));
+	t->ran_ns = ran_ns;
+	u64 on_cpu_ns = t->on_ts ? now - t->on_ts : 0;
 	/* the kernel has counted this switch before its tracepoint: its own word on what kind it was */
 	READ_KERNEL(voluntary, task, TASK_NVCSW);
 	READ_KERNEL(involuntary, task, TASK_NIVCSW);
@@ -22,6 +57,11 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 		flags |= SWITCH_PREEMPT;
 	if (t->exiting && (state & TASK_STATE_DEAD))
 		flags |= SWITCH_EXIT;
+	if (t->exiting) {
+		if (!(flags & SWITCH_EXIT))
+			t->late_switches += flags & SWITCH_VOLUNTARY ? 1 : 1ull << 32;
+		t->late_cpu_ns += now - (t->on_ts > t->exit_ts ? t->on_ts : t->exit_ts);
+	}
 	t->off_ts = now;
 	t->off_phase = phase;
 	t->runnable_ts = (preempt || state == 0) ? now : 0;
@@ -50,6 +90,7 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 #endif
 	if (flags & SWITCH_EXIT) {
 		u32 pid = t->pid;
+		emit_accounting(TASK_AFTER, pid, tid, now, t->late_switches, t->late_runq_ns, t->late_cpu_ns, 0, 0);
 		struct process *p = processes.lookup(&pid);
 		if (p && p->threads == 0)
 			processes.delete(&pid);
@@ -59,33 +100,6 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 	struct process *p = processes.lookup(&t->pid);
 	if (p && state && !preempt)
 		fall_idle(p, t->pid, tid, now);
-}
-
-static __always_inline void enter_cpu(u32 tid, struct thread *t, u64 now)
-{
-	u32 phase = phase_of(t), cpu = bpf_get_smp_processor_id();
-	u32 flags = t->off_ts && cpu != t->cpu ? SWITCH_MIGRATED : 0;
-	u64 off_cpu_ns = t->off_ts ? now - t->off_ts : 0;
-	u64 run_queue_ns = t->runnable_ts ? now - t->runnable_ts : 0;
-
-	t->on_ts = now;
-	t->on_phase = phase;
-	t->cpu = cpu;
-	t->offcpu_ns += off_cpu_ns;
-	t->runnable_ts = 0;
-#ifdef DETAIL_COUNTS
-	if (t->off_phase == phase) {
-		struct counters *c = counters_of(tid, phase);
-		if (c) {
-			c->offcpu_ns += off_cpu_ns;
-			c->runq_wait_ns += run_queue_ns;
-		}
-	} else {
-		emit(KIND_SWITCH_IN, tid, phase, now, flags | DURATION_ONLY, off_cpu_ns, run_queue_ns);
-	}
-#else
-	emit(KIND_SWITCH_IN, tid, phase, now, flags, off_cpu_ns, run_queue_ns);
-#endif
 }
 
 TRACEPOINT(sched_switch)

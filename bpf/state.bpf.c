@@ -19,6 +19,7 @@ struct thread {
 	u64 on_ts;		/* on the CPU since */
 	u64 off_ts;		/* off the CPU since */
 	u64 runnable_ts;	/* waiting for a CPU since; 0: asleep */
+	u64 ran_ns;		/* the kernel's own sum of time on the CPU at the last switch */
 	u64 voluntary;		/* the kernel's own counts at the last switch */
 	u64 involuntary;
 	u64 offcpu_ns;		/* all time off the CPU so far, to take it out of times in the kernel */
@@ -26,6 +27,11 @@ struct thread {
 	u32 off_phase;
 	u32 cpu;
 	u32 exiting;
+	/* after its end was told: what the kernel's accounting of it has no more */
+	u64 exit_ts;
+	u64 late_switches;	/* voluntary | involuntary << 32 */
+	u64 late_runq_ns;
+	u64 late_cpu_ns;
 	/* page fault being handled */
 	u64 fault_ts;
 	u64 fault_address;
@@ -127,6 +133,11 @@ static long (*read_user_memory)(void *destination, u32 size, const void *source)
 
 #define READ_KERNEL(destination, base, offset) \
 	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)(base) + (offset))
+
+static __always_inline u64 min_u64(u64 a, u64 b)
+{
+	return a < b ? a : b;
+}
 
 static __always_inline void lose_event(u32 kind)
 {

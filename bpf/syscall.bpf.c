@@ -26,7 +26,9 @@ static __always_inline void arm(struct thread *t, u64 now)
 	read_fault_counts(task, &t->minor, &t->major);
 	READ_KERNEL(t->voluntary, task, TASK_NVCSW);
 	READ_KERNEL(t->involuntary, task, TASK_NIVCSW);
+	READ_KERNEL(t->ran_ns, task, TASK_SUM_RUNTIME);
 	t->on_phase = phase_of(t); /* the first: user space has begun it */
+	emit_before(t, bpf_get_current_pid_tgid(), task, now);
 }
 
 #ifdef DETAIL_COUNTS

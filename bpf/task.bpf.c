@@ -18,6 +18,42 @@ static __always_inline void emit_task(u32 kind, u32 pid, u32 tid, u64 value, voi
 	tasks.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 }
 
+static __always_inline void emit_accounting(u32 kind, u32 pid, u32 tid, u64 now, u64 switches, u64 runq_ns, u64 cpu_ns,
+					    u64 faults, u64 runs)
+{
+	struct task_event *e = tasks.ringbuf_reserve(sizeof(struct task_event));
+	if (!e) {
+		lose_other(LOST_TASK);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->ts_ns = now;
+	e->kind = kind;
+	e->pid = pid;
+	e->tid = tid;
+	e->value = switches;
+	e->address = faults;
+	e->length = runq_ns;
+	e->offset = cpu_ns;
+	e->inode = runs;
+	tasks.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
+/* The kernel's own accounting of the running thread so far. An offset of 0: this kernel does not keep it. */
+static __always_inline void emit_before(struct thread *t, u32 tid, u64 task, u64 now)
+{
+	u64 runq_ns = 0, cpu_ns = 0;
+	unsigned long runs = 0;
+
+	if (TASK_RUN_DELAY)
+		READ_KERNEL(runq_ns, task, TASK_RUN_DELAY);
+	if (TASK_RUNS)
+		READ_KERNEL(runs, task, TASK_RUNS);
+	READ_KERNEL(cpu_ns, task, TASK_SUM_RUNTIME);
+	emit_accounting(TASK_BEFORE, t->pid, tid, now, (u32)t->voluntary | t->involuntary << 32, runq_ns, cpu_ns,
+			(u32)t->minor | t->major << 32, runs);
+}
+
 TRACEPOINT(sched_process_fork)
 {
 	/* parent, child */
@@ -119,6 +155,7 @@ TRACEPOINT(sched_process_exit)
 	t->call_ts = now;
 	t->call_offcpu_ns = t->offcpu_ns;
 	t->exiting = 1;
+	t->exit_ts = now;
 	READ_KERNEL(code, task, TASK_EXIT_CODE);
 
 	struct process *p = processes.lookup(&t->pid);

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bitnet_trace.analysis import tables
+from bitnet_trace.analysis import tables, taskstats
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.analysis.health import health, unattached
 from bitnet_trace.analysis.latency import FaultLatencies
@@ -25,8 +25,9 @@ class Report:
     Tables have the columns of columns.py; a missing number is pd.NA in tables and None in dicts. `phases`: a row per
     phase (columns.PHASES and the rest of the recorded row); `by_phase`: a row per phase name; `total`: one row;
     `by_thread`: a row per thread; `tokens`: a row per prefill or decode call; `counters`: index (phase, tid),
-    layout.COUNTER_FIELDS. `run`, `health` and `faults` are as the JSON output has them, `summary` has the keys of
-    columns.SUMMARY, `timings` the rows of `compare_timings`.
+    layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health` and `faults` are as the
+    JSON output has them, `summary` has the keys of columns.SUMMARY, `timings` the rows of `compare_timings`,
+    `taskstats_summary` those of taskstats.summary.
     """
 
     recording: Recording
@@ -41,6 +42,8 @@ class Report:
     tokens: pd.DataFrame
     faults: dict[str, Any]
     counters: pd.DataFrame
+    taskstats: pd.DataFrame
+    taskstats_summary: dict[str, Any]
 
 
 def build_report(recording: Recording) -> Report:
@@ -64,6 +67,7 @@ def build_report(recording: Recording) -> Report:
     state = health(meta, recording.n_events, recording.complete, recording.warnings)
     blind = unattached(state["probes"])
     numbers = summary(phases)
+    compared = taskstats.compare(recording.taskstats, counters, phases, recording.threads, blind)
     return Report(
         recording=recording,
         run=_run(meta, start_ns, numbers),
@@ -77,6 +81,8 @@ def build_report(recording: Recording) -> Report:
         tokens=tables.without_unattached(tables.tokens(counters, phases), TOKENS, blind),
         faults={"latency_ns": latencies.quantiles()},
         counters=counters,
+        taskstats=compared,
+        taskstats_summary=taskstats.summary(compared, meta),
     )
 
 

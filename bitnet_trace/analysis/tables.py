@@ -88,6 +88,11 @@ def by_thread(counters: pd.DataFrame, phases: pd.DataFrame, threads: pd.DataFram
     return table.sort_values("cpu_ns", ascending=False, kind="stable").reset_index(drop=True)
 
 
+def thread_sums(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
+    """layout.COUNTER_FIELDS summed by thread: index (pid, tid)."""
+    return _sums_by(_located(counters, phases), ["pid", "tid"])
+
+
 def tokens(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
     """One row per prefill or decode call, in order of begin: columns.TOKENS."""
     calls = phases[phases["name"].isin(ENGINE_CALL_NAMES)].reset_index(drop=True)

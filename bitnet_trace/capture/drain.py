@@ -1,12 +1,14 @@
 """Moves what the kernel sent into the recording: the rings, and in counts mode the counters."""
 
 import time
+from typing import Any
 
 import numpy as np
 
 from bitnet_trace.capture.bpf import FIRST_PHASE, Programs
 from bitnet_trace.capture.ring import Ring
-from bitnet_trace.capture.task_log import TaskLog
+from bitnet_trace.capture.task_log import TaskLog, accounting_rows
+from bitnet_trace.capture.taskstats import Taskstats
 from bitnet_trace.recording.layout import EVENT_DTYPE, TASK_DTYPE, Kind, Role
 from bitnet_trace.recording.phase_log import PhaseLog
 from bitnet_trace.recording.writer import Writer
@@ -25,6 +27,8 @@ class Drain:
         self._phases = Ring(programs.ring_descriptor("phases"), rings.phases, EVENT_DTYPE)
         self._tasks = Ring(programs.ring_descriptor("tasks"), rings.tasks, TASK_DTYPE)
         self._phase_log, self._task_log = PhaseLog(), TaskLog()
+        self._taskstats = Taskstats()
+        self._taskstats_count = 0
         self._kind_counts = np.zeros(max(Kind) + 1, np.int64)
         self._task_count = 0
         self._open_phases: set[int] = set()
@@ -45,7 +49,18 @@ class Drain:
     def received(self) -> dict[str, int]:
         """Records by kind."""
         counts = {Kind(i).name.lower(): int(n) for i, n in enumerate(self._kind_counts) if n}
-        return {**counts, "tasks": self._task_count} if self._task_count else counts
+        others = {"tasks": self._task_count, "taskstats": self._taskstats_count}
+        return {**counts, **{name: n for name, n in others.items() if n}}
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """What did not reach us on other ways than the rings: threads whose exit statistics were lost."""
+        return {"taskstats": self._taskstats.lost(self._task_log.threads)}
+
+    @property
+    def taskstats(self) -> dict[str, Any]:
+        """How the kernel's own accounting was had: version, reason (why not), delay_reason, dropped_messages."""
+        return self._taskstats.meta()
 
     def step(self) -> int:
         """Takes all that is there; returns the number of events. Raises TraceError when it cannot be written."""
@@ -53,6 +68,7 @@ class Drain:
         # phases and threads first: what the events refer to is there when they come
         changed = self._step_phases()
         self._step_tasks()
+        self._step_taskstats()
         if self._programs.counting:
             # a closed phase is taken out one turn after its end: whoever was still counting has finished by then
             self._writer.counters(self._programs.take_counters(self._open_phases | changed | self._changed_phases))
@@ -73,10 +89,14 @@ class Drain:
                 break
         if self._programs.counting:
             self._writer.counters(self._programs.take_counters(None))
+        self._step_tasks()
+        self._step_taskstats()
+        self._write_taskstats(self._taskstats.of_running(self._task_log.threads))
         for name, ring in (("events", self._events), ("phases", self._phases), ("tasks", self._tasks)):
             if ring.filled_share > 0.5:
                 self.warnings.append(f"the ring of {name} was {ring.filled_share:.0%} full at its fullest")
             ring.close()
+        self._taskstats.close()
 
     def _step_phases(self) -> set[int]:
         """The numbers of the phases that began or changed."""
@@ -98,3 +118,12 @@ class Drain:
         threads, maps = self._task_log.fold(batch[np.argsort(batch["ts_ns"], kind="stable")])
         self._writer.threads(threads)
         self._writer.maps(maps)
+        self._writer.taskstats(accounting_rows(batch))
+
+    def _step_taskstats(self) -> None:
+        # after the tasks: the exit statistics of a thread that has ended are there by then
+        self._write_taskstats(self._taskstats.take(self._task_log.threads))
+
+    def _write_taskstats(self, rows: list[dict[str, Any]]) -> None:
+        self._taskstats_count += len(rows)
+        self._writer.taskstats(rows)

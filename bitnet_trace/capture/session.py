@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_trace import __version__, host
-from bitnet_trace.capture import cost, identity, output, target
+from bitnet_trace.capture import cost, delay_accounting, identity, output, target
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals
 from bitnet_trace.errors import TraceError
@@ -34,6 +34,7 @@ class Options:
     as_root: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     buffer_bytes: int = 64 << 20
+    allow_system_changes: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -41,6 +42,7 @@ class Options:
             "buffer_bytes": self.buffer_bytes,
             "as_root": self.as_root,
             "keep_output": self.keep_output,
+            "allow_system_changes": self.allow_system_changes,
         }
 
 
@@ -70,7 +72,7 @@ def trace(command: Sequence[str], options: Options) -> Result:
     folder = options.output or default_output(program)
     if os.path.lexists(folder) and not options.force:
         raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
-    with Signals() as signals:
+    with Signals() as signals, delay_accounting.switched_on(options.allow_system_changes):
         parser = Parser(user)  # before the pipe, which it would keep open
         folder_ready, folder_made = os.pipe()
         copy = None
@@ -273,8 +275,9 @@ class _Run:
             "wall_ns": self._wall_ns(),
             "probes": self._kernel_rows + self._placer.rows,
             "missing_roles": [{"role": role, "reason": reason} for role, reason in self._placer.missing],
-            "losses": self._programs.losses(),
+            "losses": {**self._programs.losses(), **self._drain.losses},
             "received": self._drain.received,
+            "taskstats": self._drain.taskstats,
             "cost": self._cost(),
             "warnings": self._placer.warnings + self._drain.warnings,
         }

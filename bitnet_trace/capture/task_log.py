@@ -1,5 +1,6 @@
 """Folds what happens to threads and address spaces (ring `tasks`) into the rows of `threads` and `maps`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from bitnet_trace.capture.libraries import mapped_files
 from bitnet_trace.recording.layout import TaskKind
 
 _COMM_LENGTH = 15  # TASK_COMM_LEN without its zero
+_ACCOUNTING = (TaskKind.BEFORE, TaskKind.AFTER)
+_LOW_WORD = 0xFFFFFFFF
 
 Row = dict[str, Any]
 
@@ -30,12 +33,19 @@ class TaskLog:
         self._threads[pid] = _thread_row(pid, pid, comm, None, now_ns)
         return self._threads[pid]
 
+    @property
+    def threads(self) -> Mapping[int, Row]:
+        """The last row of each thread, by tid."""
+        return self._threads
+
     def fold(self, batch: npt.NDArray[np.void]) -> tuple[list[Row], list[Row]]:
         """(thread rows that are new or changed, rows of file mappings) of a batch of TASK_DTYPE in order of time."""
         changed: dict[int, Row] = {}
         maps = []
         for event in batch:
             kind, pid, tid = int(event["kind"]), int(event["pid"]), int(event["tid"])
+            if kind in _ACCOUNTING:
+                continue
             if kind == TaskKind.MAP_FILE:
                 maps.append(self._map_row(event))
                 continue
@@ -76,6 +86,26 @@ class TaskLog:
             "inode": inode,
             "path": self._paths.get(key, _text(event["text"])),
         }
+
+
+def accounting_rows(batch: npt.NDArray[np.void]) -> list[Row]:
+    """Rows of schema.TASKSTATS_SCHEMA of the records BEFORE and AFTER in a batch of TASK_DTYPE."""
+    rows: list[Row] = []
+    for event in batch[np.isin(batch["kind"], _ACCOUNTING)]:
+        row = {
+            "at": TaskKind(int(event["kind"])).name.lower(),
+            "tid": int(event["tid"]),
+            "pid": int(event["pid"]),
+            "nvcsw": int(event["value"]) & _LOW_WORD,
+            "nivcsw": int(event["value"]) >> 32,
+            "cpu_delay_ns": int(event["length"]),
+            "cpu_run_virtual_ns": int(event["offset"]),
+        }
+        if event["kind"] == TaskKind.BEFORE:
+            faults = int(event["address"])
+            row.update(min_flt=faults & _LOW_WORD, maj_flt=faults >> 32, cpu_count=int(event["inode"]))
+        rows.append(row)
+    return rows
 
 
 def _thread_row(tid: int, pid: int, comm: str, parent: int | None, start_ns: int) -> Row:

@@ -52,6 +52,11 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     metavar="MIB",
     help="The kernel's event buffer in MiB, a power of two.",
 )
+@click.option(
+    "--allow-system-changes",
+    is_flag=True,
+    help="Set kernel.task_delayacct=1 for the run, and back after it: disk and memory delays per thread.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -62,6 +67,7 @@ def run(
     as_root: bool,
     environment: dict[str, str],
     buffer: str,
+    allow_system_changes: bool,
     quiet: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -81,6 +87,7 @@ def run(
             as_root=as_root,
             environment=environment,
             buffer_bytes=int(buffer) << 20,
+            allow_system_changes=allow_system_changes,
         ),
     )
     if not quiet:

@@ -23,6 +23,7 @@ _TYPES: dict[str, type] = {
     "exit_status": int,
     "probes": list,
     "losses": dict,
+    "taskstats": dict,
     "cost": dict,
     "received": dict,
     "rows": dict,

@@ -12,7 +12,10 @@ META_TEMPORARY_NAME = "meta.json.tmp"
 STREAM_SUFFIX = ".arrows"
 LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
-STREAM_NAMES = ("events", "counters", "phases", "threads", "maps", "samples", "stacks", "symbols")
+STREAM_NAMES = ("events", "counters", "phases", "threads", "maps", "taskstats", "samples", "stacks", "symbols")
+
+# What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
+DELAYS = ("blkio", "swapin", "freepages", "thrashing", "compact", "wpcopy", "irq")
 
 EVENT_SCHEMA = pa.schema([pa.field(name, pa.from_numpy_dtype(EVENT_DTYPE[name])) for name in EVENT_DTYPE.names or ()])
 
@@ -65,12 +68,37 @@ MAP_SCHEMA = pa.schema(
     ]
 )
 
+# The kernel's own accounting of a thread. `at`: "exit", of its whole life but for its very end; "running", of one that
+# had not ended, so far; "before", what of that was before counting began (the first thread, until its first execve);
+# "after", what was counted between that accounting and the thread's last switch. Of the last two only the columns up
+# to cpu_run_virtual_ns are set. None: the kernel does not account it.
+TASKSTATS_SCHEMA = pa.schema(
+    [
+        ("at", pa.string()),
+        ("tid", pa.uint32()),
+        ("pid", pa.uint32()),
+        *(
+            (name, pa.uint64())
+            for name in (
+                *("nvcsw", "nivcsw", "min_flt", "maj_flt", "cpu_count", "cpu_delay_ns", "cpu_run_virtual_ns"),
+                *("cpu_delay_max_ns", "cpu_run_real_ns", "utime_us", "stime_us", "elapsed_us"),
+                *(f"{what}_{part}" for what in DELAYS for part in ("count", "delay_ns")),
+                *("read_char_bytes", "write_char_bytes", "read_syscalls", "write_syscalls"),
+                *("read_bytes", "write_bytes", "hiwater_rss_bytes", "hiwater_vm_bytes"),
+            )
+        ),
+        ("comm", pa.string()),
+        ("version", pa.uint32()),
+    ]
+)
+
 SCHEMAS: dict[str, pa.Schema] = {
     "events": EVENT_SCHEMA,
     "counters": COUNTER_SCHEMA,
     "phases": PHASE_SCHEMA,
     "threads": THREAD_SCHEMA,
     "maps": MAP_SCHEMA,
+    "taskstats": TASKSTATS_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -80,4 +108,5 @@ NULLABLE = {
     "phases": frozenset({"context", "end_ns", "end_kind", "n_tokens"}),
     "threads": frozenset({"comm", "parent_tid", "start_ns", "end_ns", "exit_code"}),
     "maps": frozenset({"device", "inode", "path"}),
+    "taskstats": frozenset(TASKSTATS_SCHEMA.names) - {"at", "tid", "pid"},
 }

@@ -92,6 +92,10 @@ class Writer:
         """Appends file mappings: pid, ts_ns, address, length (bytes), offset, device, inode, path."""
         self._append_rows("maps", rows)
 
+    def taskstats(self, rows: Iterable[Row]) -> None:
+        """Appends the kernel's own accounting of threads: schema.TASKSTATS_SCHEMA, None for what is missing."""
+        self._append_rows("taskstats", rows)
+
     def update_meta(self, **values: Any) -> None:
         """Sets keys of meta.json; readers see the old file or the new one, never a part."""
         self._meta.update(values)

@@ -8,7 +8,18 @@ from typing import Any
 import pandas as pd
 
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.columns import COUNTERS, GROUPS, PHASE_SUMS, SUMMARY, THREADS, TOKENS, Column, by_key
+from bitnet_trace.columns import (
+    COUNTERS,
+    GROUPS,
+    PHASE_SUMS,
+    SUMMARY,
+    TASKSTATS,
+    TASKSTATS_COMPARED,
+    THREADS,
+    TOKENS,
+    Column,
+    by_key,
+)
 from bitnet_trace.render.format import MISSING, amount, cell, duration, percent, printable, three_digits
 
 MAX_THREADS = 12
@@ -139,6 +150,42 @@ def calls(report: Report) -> Grid | None:
     ranked = [f"{name} {duration(lengths[math.ceil(share * len(lengths)) - 1])}" for name, share in spread.items()]
     grid.notes.append(f"all {amount(len(lengths))} decode calls: {', '.join(ranked)}")
     return grid
+
+
+def taskstats(report: Report) -> Grid | None:
+    """The threads whose kernel accounting differs from what was counted; None when there are none."""
+    table = report.taskstats
+    differing = table[~table["agrees"].fillna(True).astype(bool)]
+    if not len(differing):
+        return None
+    keys = [one for one in THREADS if one.key == "tid" or (one.key == "pid" and table["pid"].nunique() > 1)]
+    keys += [one for one in THREADS if one.key == "comm"]
+    compared = [one for one in TASKSTATS_COMPARED if _has_values(differing[f"difference_{one.key}"])]
+    known = by_key(TASKSTATS)
+    columns = [known[name] for one in compared for name in (one.key, f"kernel_{one.key}")]
+    grid = _grid("Kernel's own accounting, where it differs", differing.head(MAX_THREADS), [*keys, *columns], len(keys))
+    if len(differing) > MAX_THREADS:
+        grid.notes.append(f"and {amount(len(differing) - MAX_THREADS)} more threads")
+    return grid
+
+
+def taskstats_line(report: Report) -> str:
+    """What came of the comparison with the kernel's own accounting, in a line."""
+    found = report.taskstats_summary
+    if found["agrees"] is None:
+        why = found["reason"] or "no thread was compared"
+        return f"taskstats: {MISSING} ({printable(why, 200)})"
+    threads = f"{amount(found['n_threads'])} thread{'' if found['n_threads'] == 1 else 's'}"
+    shares = [
+        f"{what} within {MISSING if share is None else f'{abs(share):.2f} %'}"
+        for what, share in (
+            ("run-queue wait", found["runq_wait_difference_pct"]),
+            ("time on CPU", found["cpu_difference_pct"]),
+        )
+    ]
+    if found["agrees"]:
+        return f"taskstats agrees: {threads}, switches and faults equal; together {', '.join(shares)}"
+    return f"taskstats differs in {amount(found['n_differing'])} of {threads}; together {', '.join(shares)}"
 
 
 def fault_latency(report: Report) -> str:

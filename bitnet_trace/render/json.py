@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.columns import COUNTERS, PHASE_SUMS, PHASES, SUMMARY, THREADS, TOKENS, Column
+from bitnet_trace.columns import COUNTERS, PHASE_SUMS, PHASES, SUMMARY, TASKSTATS, THREADS, TOKENS, Column
 
 SCHEMA = 1
 # Parts of the schema that this version does not measure: null, as everything that is missing.
@@ -37,6 +37,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         "by_thread": records(report.by_thread, (*THREADS, *COUNTERS)),
         "tokens": records(report.tokens, TOKENS),
         "faults": report.faults,
+        "taskstats": {**report.taskstats_summary, "threads": records(report.taskstats, TASKSTATS)},
         **dict.fromkeys(NOT_MEASURED),
         "columns": {column.key: {"help": column.help, "how": column.how} for column in COUNTERS},
     }

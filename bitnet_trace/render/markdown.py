@@ -25,11 +25,13 @@ def _lines(report: Report) -> Iterator[str]:
         yield ""
         yield from (f"> ⚠ {_escaped(line)}  " for line in warnings)
     yield from _grid(Grid("Speed", ["", ""], [list(pair) for pair in grids.speed(report)]))
-    for grid in [grids.timings(report), *grids.phases(report), grids.threads(report), grids.calls(report)]:
+    tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
+    for grid in [*tables, grids.calls(report)]:
         if grid is not None:
             yield from _grid(grid)
     yield from ("", "## Page-fault latency", "", _escaped(grids.fault_latency(report)))
     yield from ("", "## Health of the recording", "", _escaped(grids.health_line(report)))
+    yield from ("", _escaped(grids.taskstats_line(report)))
 
 
 def _grid(grid: Grid) -> Iterator[str]:

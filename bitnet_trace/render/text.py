@@ -39,14 +39,16 @@ def render(report: Report, width: int = 80, color: bool = False) -> str:
         console.print(Padding(Text(f"! {line}", style="yellow"), (0, 0, 0, _INDENT)))
     _title(console, "Speed")
     _pairs(console, grids.speed(report))
-    tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.calls(report)]
+    tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
+    tables.append(grids.calls(report))
     for grid in tables:
         if grid is not None:
             _print_grid(console, grid)
     _title(console, "Page-fault latency")
     console.print(Padding(Text(grids.fault_latency(report)), (0, 0, 0, _INDENT)))
     _title(console, "Health of the recording")
-    console.print(Padding(Text(grids.health_line(report)), (0, 0, 0, _INDENT)))
+    for line in (grids.health_line(report), grids.taskstats_line(report)):
+        console.print(Padding(Text(line), (0, 0, 0, _INDENT)))
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
 
 
