@@ -316,4 +316,7 @@ def _import_early() -> None:
         import bitnet_trace.capture.drain
         import bitnet_trace.capture.hold
         import bitnet_trace.capture.libraries
-        import bitnet_trace.recording.writer  # noqa: F401
+        import bitnet_trace.capture.taskstats
+        import bitnet_trace.recording.writer
+
+        bitnet_trace.capture.taskstats.import_pyroute2()
