@@ -11,7 +11,7 @@ from bitnet_trace.errors import TraceError
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
-_PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _TYPEDEF = 1, 3, 4, 5, 6, 8
+_PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _TYPEDEF = 2, 3, 4, 5, 6, 8
 _VOLATILE, _CONST, _RESTRICT, _FUNC_PROTO, _VAR, _DATASEC = 9, 10, 11, 13, 14, 15
 _DECL_TAG, _TYPE_TAG, _ENUM64, _INT = 17, 18, 19, 1
 _MODIFIERS = {_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG}
@@ -123,13 +123,41 @@ class Btf:
         position = self._named(struct_name, {_STRUCT})
         return None if position is None else self._header(position)[3]
 
-    def argument_count(self, tracepoint: str) -> int | None:
-        """Arguments of a raw tracepoint, by the prototype `btf_trace_NAME`; None: no such tracepoint."""
+    def parameters(self, tracepoint: str) -> list[str] | None:
+        """Types of a raw tracepoint's arguments, by the prototype `btf_trace_NAME`; None: no such tracepoint.
+
+        As in C, without qualifiers: `struct io_kiocb *`, `void *`, `u64`, `int`.
+        """
         position = self._named(f"btf_trace_{tracepoint}", {_TYPEDEF})
         if position is None:
             return None
         prototype = self._resolve(self._header(self._resolve(self._header(position)[3]))[3])
-        return self._header(prototype)[2] - 1  # the first is the probe's own data
+        types = [
+            struct.unpack_from("<I", self._types, prototype + 12 + 8 * i + 4)[0]
+            for i in range(self._header(prototype)[2])
+        ]
+        return [self._spelled(type_id) for type_id in types[1:]]  # the first is the probe's own data
+
+    def _spelled(self, type_id: int) -> str:
+        if type_id == 0:
+            return "void"
+        name, kind, _vlen, target = self._header(self._offsets[type_id])
+        if kind == _PTR:
+            return f"{self._spelled(target)} *".replace("* *", "**")
+        if kind in _MODIFIERS and kind != _TYPEDEF:
+            return self._spelled(target)
+        prefix = {_STRUCT: "struct ", _UNION: "union ", _ENUM: "enum ", _ENUM64: "enum "}.get(kind, "")
+        return prefix + self._name(name)
+
+    def enumerators(self, enum_name: str) -> dict[str, int] | None:
+        """Names and values of an enum; None: no such enum."""
+        position = self._named(enum_name, {_ENUM})
+        if position is None:
+            return None
+        pairs = (
+            struct.unpack_from("<Ii", self._types, position + 12 + 8 * i) for i in range(self._header(position)[2])
+        )
+        return {self._name(name): value for name, value in pairs}
 
 
 def _first(btf: Btf, *paths: str) -> int:
@@ -163,6 +191,7 @@ def kernel_constants(btf: Btf) -> dict[str, int]:
         "TASK_FILES": _first(btf, "task_struct.files"),
         "TASK_BLOCKED": _first(btf, "task_struct.blocked"),
         "TASK_STATE_DEAD": 0x80,
+        "TASK_FLAGS": _first(btf, "task_struct.flags"),
         "MM_RSS": _first(btf, "mm_struct.rss_stat"),
         "RSS_COUNT": per_cpu or 0,
         "RSS_STRIDE": rss_stride or 8,
@@ -177,7 +206,7 @@ def kernel_constants(btf: Btf) -> dict[str, int]:
         "INODE_SB": _first(btf, "inode.i_sb"),
         "SB_DEV": _first(btf, "super_block.s_dev"),
         "DENTRY_NAME": _first(btf, "dentry.d_name.name", "dentry.__d_name.name"),
-        "SWITCH_HAS_STATE": int((btf.argument_count("sched_switch") or 0) >= 4),
+        "SWITCH_HAS_STATE": int(len(btf.parameters("sched_switch") or ()) >= 4),
     }
 
 
