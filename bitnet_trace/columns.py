@@ -11,6 +11,8 @@ _FAULTS = ("fault_minor", "fault_major")
 _LATENCY = (*_FAULTS, "page_fault_user", "page_fault_kernel")
 _SWITCH = ("sched_switch",)
 _CALLS = ("sys_enter", "sys_exit")
+_IO_URING = ("io_uring_submit_req", "io_uring_complete")
+_TLB = ("tlb_flush",)
 
 
 @dataclass(frozen=True)
@@ -99,19 +101,37 @@ COUNTERS: tuple[Column, ...] = (
     Column("munmap_calls", "munmap", "count", "munmap calls", "calls", needs=_CALLS),
     Column("mmap_bytes", "mmap bytes", "bytes", "bytes mapped by mmap calls that succeeded", "calls", needs=_CALLS),
     Column("sched_yield_calls", "sched_yield", "count", "sched_yield calls", "scheduling", needs=_CALLS),
-    Column("io_uring_submitted", "SQEs", "count", "requests given to io_uring", "calls", measured=False),
-    Column("io_uring_completed", "CQEs", "count", "requests that io_uring completed", "calls", measured=False),
+    Column("io_uring_submitted", "SQEs", "count", "requests given to io_uring", "calls", needs=_IO_URING),
+    Column("io_uring_completed", "CQEs", "count", "requests that io_uring completed", "calls", needs=_IO_URING),
+    Column("io_uring_bytes", "io_uring bytes", "bytes", "bytes that those requests moved", "calls", needs=_IO_URING),
+    Column(
+        "io_uring_ns",
+        "request time",
+        "ns",
+        "time of io_uring's requests from submission to completion, added up where they complete: not of a thread",
+        "calls",
+        needs=_IO_URING,
+    ),
     Column("read_calls", "reads", "count", "calls of the read family", "calls", needs=_CALLS),
     Column("read_bytes", "read bytes", "bytes", "bytes that those calls returned", "calls", needs=_CALLS),
-    Column("tlb_flushes", "TLB flushes", "count", "TLB flushes begun by the threads", "memory", measured=False),
-    Column("tlb_flush_pages", "flushed pages", "count", "pages of partial TLB flushes", "memory", measured=False),
+    Column("tlb_flushes", "TLB flushes", "count", "TLB flushes that the threads began", "tlb", needs=_TLB),
+    Column("tlb_full_flushes", "full flushes", "count", "those of them that flushed everything", "tlb", needs=_TLB),
+    Column("tlb_flush_pages", "flushed pages", "count", "pages of the others", "tlb", needs=_TLB),
+    Column(
+        "tlb_ipis_sent",
+        "flush IPIs",
+        "count",
+        "TLB flushes that interrupted other CPUs, each once however many CPUs",
+        "tlb",
+        needs=_TLB,
+    ),
     Column(
         "tlb_shootdowns_received",
-        "shootdowns",
+        "shootdowns received",
         "count",
-        "TLB flushes asked for by another CPU",
-        "memory",
-        measured=False,
+        "interrupts by another CPU that made the thread's CPU flush its TLB",
+        "tlb",
+        needs=_TLB,
     ),
     Column("faults_failed", "failed faults", "count", "exceptions without a handled fault", "memory", needs=_LATENCY),
     Column("wakeups", "wakeups", "count", "times that a thread was woken", "scheduling", needs=("sched_wakeup",)),
@@ -123,6 +143,19 @@ COUNTERS: tuple[Column, ...] = (
     Column("mlock_calls", "mlock", "count", "mlock, mlock2 and mlockall calls", "calls", needs=_CALLS),
     Column("memory_calls_ns", "memory calls", "ns", "time in the calls from mmap to mlock", "time", needs=_CALLS),
     Column("read_ns", "read time", "ns", "time in calls of the read family", "time", needs=_CALLS),
+)
+
+IO_URING: tuple[Column, ...] = (
+    Column("opcode", "io_uring", "text", "what the request asked for"),
+    Column("submitted", "submitted", "count", "requests of this kind that were accepted"),
+    Column("completed", "completed", "count", "those that ended"),
+    Column("bytes", "bytes", "bytes", "what they moved"),
+    Column("errors", "errors", "count", "completions with an error"),
+    Column("by_worker", "by worker", "count", "given to a kernel thread, as they would have blocked"),
+    Column("p50", "p50", "ns", "from submission to completion: the median"),
+    Column("p90", "p90", "ns", "the 90th of 100"),
+    Column("p99", "p99", "ns", "the 99th of 100"),
+    Column("max", "max", "ns", "the longest"),
 )
 
 PHASE_SUMS: tuple[Column, ...] = (
@@ -165,7 +198,11 @@ THREADS: tuple[Column, ...] = (
     Column("tid", "tid", "number", "thread"),
     Column("comm", "comm", "text", "last name of the thread"),
     Column(
-        "role", "role", "text", "main: made the decode calls; compute: ran in prefill or decode; other", how="derived"
+        "role",
+        "role",
+        "text",
+        "main: made the decode calls; compute: ran in prefill or decode; io_uring: a kernel thread for I/O; other",
+        how="derived",
     ),
 )
 
@@ -250,6 +287,7 @@ SUMMARY: tuple[Column, ...] = (
 GROUPS: tuple[tuple[str, str], ...] = (
     ("time", "Time"),
     ("memory", "Memory"),
+    ("tlb", "TLB"),
     ("scheduling", "Scheduling and waiting"),
     ("calls", "Calls"),
 )

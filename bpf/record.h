@@ -33,6 +33,9 @@ enum kind {
 	KIND_YIELD = 9,		/* 0                        0                     duration ns     */
 	KIND_SYSTEM_TIME = 10,	/* 0                        ns in kernel since the thread's last such record  0 */
 	KIND_RSS = 11,		/* pid                      resident bytes        0               */
+	KIND_IO_SUBMIT = 12,	/* opcode | enum io_flag    user data             0               */
+	KIND_IO_COMPLETE = 13,	/* opcode | enum io_flag    result, or -errno     latency ns      */
+	KIND_TLB = 14,		/* enum tlb_event           pages, -1: all        0               */
 	/* memory calls: arg0 = pages, arg1 = page address | enum memory_detail or advice, arg2 = duration ns */
 	KIND_MMAP = 16,
 	KIND_MUNMAP = 17,
@@ -68,6 +71,23 @@ enum switch_flag {
 	SWITCH_MIGRATED = 4,	/* in: runs on another CPU than before */
 	SWITCH_OPEN = 8,	/* in: no real switch, the wait was open when the recording or the thread ended */
 	SWITCH_EXIT = 16,	/* out: the thread's last */
+	SWITCH_IN_KERNEL = 32,	/* out: a thread that never is in user mode (io_uring's), all its CPU time is the kernel's */
+};
+
+/* above the opcode, which is 8 bits */
+enum io_flag {
+	IO_BYTES = 256,		/* a positive result is a number of bytes */
+	IO_POLLED = 512,	/* submitted by the ring's polling thread */
+	IO_WORKER = 1024,	/* was given to a worker thread: it would have blocked, or the program asked for that */
+	IO_NO_LATENCY = 2048,	/* its submission was not seen */
+	IO_MORE = 4096,		/* not a request's end: a multishot request that goes on, or a message of another ring */
+};
+#define IO_UNKNOWN_OPCODE 255
+
+enum tlb_event {
+	TLB_BEGUN = 1,		/* a flush, on the CPU that asked for it */
+	TLB_IPI_SENT = 2,	/* other CPUs were asked to flush: once, however many they are */
+	TLB_RECEIVED = 3,	/* a flush that another CPU asked for */
 };
 
 /* the low 12 bits of a memory call's address word (addresses are page-aligned) */
@@ -147,6 +167,15 @@ struct counters {
 	u64 read_ns;
 	u64 sched_yield_calls;
 	u64 rss_peak_bytes;
+	u64 io_uring_submitted;
+	u64 io_uring_completed;
+	u64 io_uring_bytes;
+	u64 io_uring_ns;	/* of requests from submission to completion: not of a thread, not split at phase edges */
+	u64 tlb_flushes;
+	u64 tlb_full_flushes;
+	u64 tlb_flush_pages;	/* of those that are not full */
+	u64 tlb_ipis_sent;
+	u64 tlb_shootdowns_received;
 };
 
 struct counter_key {

@@ -57,6 +57,8 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 		flags |= SWITCH_PREEMPT;
 	if (t->exiting && (state & TASK_STATE_DEAD))
 		flags |= SWITCH_EXIT;
+	if (t->in_kernel)
+		flags |= SWITCH_IN_KERNEL;
 	if (t->exiting) {
 		if (!(flags & SWITCH_EXIT))
 			t->late_switches += flags & SWITCH_VOLUNTARY ? 1 : 1ull << 32;
@@ -80,8 +82,10 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 			c->switches_involuntary++;
 	}
 	if (t->on_phase == phase) {
-		if (c)
+		if (c) {
 			c->cpu_ns += on_cpu_ns;
+			c->cpu_system_ns += t->in_kernel ? on_cpu_ns : 0;
+		}
 	} else {
 		emit(KIND_SWITCH_OUT, tid, phase, now, flags | DURATION_ONLY, on_cpu_ns, next);
 	}

@@ -37,8 +37,8 @@ struct thread {
 	u64 fault_address;
 	u64 fault_offcpu_ns;
 	u32 fault_flags;
+	u32 in_kernel;		/* not of a fault: a thread of io_uring, which never is in user mode */
 	/* faults that the kernel has counted and we have sent */
-	u32 unused;
 	u64 minor;
 	u64 major;
 	/* system call being made */
@@ -112,13 +112,16 @@ BPF_RINGBUF_OUTPUT(tasks, TASKS_PAGES);
 
 /* Nothing is lost in silence: what could not be sent or kept, by kind. */
 BPF_PERCPU_ARRAY(lost_events, u64, KIND_MAX);
-enum lost_other { LOST_TASK = 0, LOST_THREAD_STATE = 1, LOST_PROCESS_STATE = 2, LOST_COUNTERS = 3, LOST_PHASE = 4, LOST_MAX = 5 };
+enum lost_other { LOST_TASK = 0, LOST_THREAD_STATE = 1, LOST_PROCESS_STATE = 2, LOST_COUNTERS = 3, LOST_PHASE = 4, LOST_IO_STATE = 5,
+		 IO_OVERFLOWS = 6, /* not lost by us: io_uring's completions that found their ring full */
+		 LOST_MAX = 7 };
 BPF_PERCPU_ARRAY(lost_others, u64, LOST_MAX);
 BPF_PERCPU_ARRAY(sent_events, u64, KIND_MAX);
 
 #ifdef DETAIL_COUNTS
 #define COUNTING 1
 BPF_HASH(counts, struct counter_key, struct counters, 32768);
+BPF_ARRAY(no_counts, struct counters, 1); /* all zero; too large for the stack */
 #else
 #define COUNTING 0
 #endif
@@ -202,8 +205,10 @@ static __always_inline struct counters *counters_of(u32 tid, u32 phase)
 	struct counters *c = counts.lookup(&key);
 	if (c)
 		return c;
-	struct counters zero = {};
-	counts.update(&key, &zero);
+	int zero = 0;
+	c = no_counts.lookup(&zero);
+	if (c)
+		counts.insert(&key, c); /* and not update(): another CPU may have been first */
 	c = counts.lookup(&key);
 	if (!c)
 		lose_other(LOST_COUNTERS);

@@ -54,22 +54,26 @@ static __always_inline void emit_before(struct thread *t, u32 tid, u64 task, u64
 			(u32)t->minor | t->major << 32, runs);
 }
 
-TRACEPOINT(sched_process_fork)
+/* Not sched_process_fork: threads that the kernel makes for a process (io_uring's workers and polling threads) fire only
+ * this. They belong to it: the same address space, the same process number. */
+TRACEPOINT(task_newtask)
 {
-	/* parent, child */
-	u64 child = ctx->args[1];
+	/* child, flags of clone */
+	u64 child = ctx->args[0];
 	u32 parent_tid = bpf_get_current_pid_tgid();
 	struct thread *parent = this_thread(parent_tid);
 	struct thread t = {};
-	u32 tid = 0, pid = 0;
+	u32 tid = 0, pid = 0, flags = 0;
 	u64 now = bpf_ktime_get_ns();
 
 	if (!parent)
 		return 0;
+	READ_KERNEL(flags, child, TASK_FLAGS);
 	READ_KERNEL(tid, child, TASK_PID);
 	READ_KERNEL(pid, child, TASK_TGID);
 	t.pid = pid;
 	t.armed = 1;
+	t.in_kernel = flags & 0x10; /* PF_IO_WORKER */
 	if (threads.update(&tid, &t))
 		lose_other(LOST_THREAD_STATE);
 	struct process *p = processes.lookup(&pid);
@@ -152,7 +156,7 @@ TRACEPOINT(sched_process_exit)
 	end_kernel_time(t, tid, phase, now); /* exit(), or killed inside a call */
 	flush_system_time(t, tid, now);
 	/* from here to its last switch it is in the kernel */
-	t->call_ts = now;
+	t->call_ts = t->in_kernel ? 0 : now;
 	t->call_offcpu_ns = t->offcpu_ns;
 	t->exiting = 1;
 	t->exit_ts = now;

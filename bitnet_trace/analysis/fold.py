@@ -8,7 +8,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis.split import PhaseEdges, as_time
-from bitnet_trace.recording.layout import COUNTER_FIELDS, DURATION_ONLY, FaultFlag, Kind, MemoryDetail, SwitchFlag
+from bitnet_trace.recording.layout import (
+    COUNTER_FIELDS,
+    DURATION_ONLY,
+    FaultFlag,
+    IoFlag,
+    Kind,
+    MemoryDetail,
+    SwitchFlag,
+    TlbEvent,
+)
 
 MAXIMA = frozenset({"rss_peak_bytes"})
 PAGE_SHIFT = np.uint64(12)
@@ -29,6 +38,7 @@ _MEMORY_CALLS = {
     Kind.MPROTECT: "mprotect",
     Kind.MLOCK: "mlock",
 }
+FULL_FLUSH = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LARGEST_SUM = float(1 << 62)
 
 Events = npt.NDArray[np.void]
@@ -106,6 +116,9 @@ class _Fold:
             Kind.YIELD: lambda rows: self._add("sched_yield_calls", rows),
             Kind.SYSTEM_TIME: lambda rows: self._add("cpu_system_ns", rows, self._events["arg1"][rows]),
             Kind.RSS: self._rss,
+            Kind.IO_SUBMIT: lambda rows: self._add("io_uring_submitted", rows),
+            Kind.IO_COMPLETE: self._io_completions,
+            Kind.TLB: self._tlb,
         }
         kinds = np.ascontiguousarray(self._events["kind"])
         for kind in np.unique(kinds).tolist():
@@ -175,6 +188,8 @@ class _Fold:
 
     def _switches_out(self, rows: Rows) -> None:
         self._add_time("cpu_ns", rows, self._events["arg1"][rows])
+        in_kernel = rows[(self._events["arg0"][rows] & SwitchFlag.IN_KERNEL) != 0]
+        self._add_time("cpu_system_ns", in_kernel, self._events["arg1"][in_kernel])
         counted = self._counted(rows)
         flags = self._events["arg0"][counted]
         is_switch, voluntary = (flags & SwitchFlag.EXIT) == 0, (flags & SwitchFlag.VOLUNTARY) != 0
@@ -206,6 +221,24 @@ class _Fold:
             done = counted[(self._events["arg1"][counted] & np.uint64(MemoryDetail.FAILED)) == 0]
             self._add(f"{name}_bytes", done, self._events["arg0"][done].astype(np.uint64) << PAGE_SHIFT)
         self._add_time("memory_calls_ns", rows, self._events["arg2"][rows])
+
+    def _io_completions(self, rows: Rows) -> None:
+        rows = rows[(self._events["arg0"][rows] & IoFlag.MORE) == 0]
+        self._add("io_uring_completed", rows)
+        self._add("io_uring_ns", rows, as_time(self._events["arg2"][rows]))
+        result = self._events["arg1"][rows].view(np.int64)
+        moved = ((self._events["arg0"][rows] & IoFlag.BYTES) != 0) & (result > 0)
+        self._add("io_uring_bytes", rows[moved], result[moved])
+
+    def _tlb(self, rows: Rows) -> None:
+        what = self._events["arg0"][rows]
+        self._add("tlb_ipis_sent", rows[what == TlbEvent.IPI_SENT])
+        self._add("tlb_shootdowns_received", rows[what == TlbEvent.RECEIVED])
+        begun = rows[what == TlbEvent.BEGUN]
+        full = self._events["arg1"][begun] == FULL_FLUSH
+        self._add("tlb_flushes", begun)
+        self._add("tlb_full_flushes", begun[full])
+        self._add("tlb_flush_pages", begun[~full], as_time(self._events["arg1"][begun[~full]]))
 
     def _rss(self, rows: Rows) -> None:
         np.maximum.at(self._sums["rss_peak_bytes"], self._code[rows], self._events["arg1"][rows].astype(np.float64))

@@ -11,10 +11,12 @@ import pandas as pd
 from bitnet_trace.analysis import tables, taskstats
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.analysis.health import health, unattached
+from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
 from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.analysis.speed import compare_timings, summary
-from bitnet_trace.columns import COUNTERS, TOKENS
+from bitnet_trace.analysis.tlb import TlbFlushes
+from bitnet_trace.columns import COUNTERS, TOKENS, by_key
 from bitnet_trace.recording.reader import Recording
 
 
@@ -25,9 +27,9 @@ class Report:
     Tables have the columns of columns.py; a missing number is pd.NA in tables and None in dicts. `phases`: a row per
     phase (columns.PHASES and the rest of the recorded row); `by_phase`: a row per phase name; `total`: one row;
     `by_thread`: a row per thread; `tokens`: a row per prefill or decode call; `counters`: index (phase, tid),
-    layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health` and `faults` are as the
-    JSON output has them, `summary` has the keys of columns.SUMMARY, `timings` the rows of `compare_timings`,
-    `taskstats_summary` those of taskstats.summary.
+    layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health`, `faults`, `tlb` and `io` are
+    as the JSON output has them (the last two None when they were not traced), `summary` has the keys of
+    columns.SUMMARY, `timings` the rows of `compare_timings`, `taskstats_summary` is that of taskstats.summary.
     """
 
     recording: Recording
@@ -41,6 +43,8 @@ class Report:
     by_thread: pd.DataFrame
     tokens: pd.DataFrame
     faults: dict[str, Any]
+    tlb: dict[str, Any] | None
+    io: dict[str, Any] | None
     counters: pd.DataFrame
     taskstats: pd.DataFrame
     taskstats_summary: dict[str, Any]
@@ -48,13 +52,14 @@ class Report:
 
 def build_report(recording: Recording) -> Report:
     """The report of `recording`: its events are read once, in pieces."""
-    latencies = FaultLatencies()
+    latencies, requests, flushes = FaultLatencies(), IoRequests(), TlbFlushes()
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches():
-            latencies.add(batch)
+            for gatherer in (latencies, requests, flushes):
+                gatherer.add(batch)
             latest_ns = max(latest_ns, int(batch["ts_ns"].max()))
             yield batch
 
@@ -68,6 +73,7 @@ def build_report(recording: Recording) -> Report:
     blind = unattached(state["probes"])
     numbers = summary(phases)
     compared = taskstats.compare(recording.taskstats, counters, phases, recording.threads, blind)
+    total = tables.without_unattached(tables.total(counters), COUNTERS, blind)
     return Report(
         recording=recording,
         run=_run(meta, start_ns, numbers),
@@ -76,14 +82,43 @@ def build_report(recording: Recording) -> Report:
         timings=compare_timings(meta.get("timings_reported", []), phases),
         phases=phases,
         by_phase=tables.without_unattached(tables.by_phase(counters, phases), COUNTERS, blind),
-        total=tables.without_unattached(tables.total(counters), COUNTERS, blind),
+        total=total,
         by_thread=tables.without_unattached(tables.by_thread(counters, phases, recording.threads), COUNTERS, blind),
         tokens=tables.without_unattached(tables.tokens(counters, phases), TOKENS, blind),
         faults={"latency_ns": latencies.quantiles()},
+        tlb=_tlb(total, flushes),
+        io=_io(total, requests, meta),
         counters=counters,
         taskstats=compared,
         taskstats_summary=taskstats.summary(compared, meta),
     )
+
+
+def _tlb(total: pd.DataFrame, flushes: TlbFlushes) -> dict[str, Any] | None:
+    sums = _sums(total, "tlb_")
+    if sums["flushes"] is None:
+        return None
+    return {**sums, "pages": flushes.pages()}
+
+
+def _io(total: pd.DataFrame, requests: IoRequests, meta: dict[str, Any]) -> dict[str, Any] | None:
+    """`by_opcode` is None where only counters were kept, `cq_overflows` where the kernel does not tell of them."""
+    sums = _sums(total, "io_uring_")
+    if sums["submitted"] is None:
+        return None
+    counting = meta.get("options", {}).get("detail") == "counts"
+    return {
+        **sums,
+        "more_completions": None if counting else requests.more,
+        "cq_overflows": meta.get("io_uring_overflows"),
+        "by_opcode": None if counting else requests.by_opcode(meta.get("io_uring_opcodes", [])),
+    }
+
+
+def _sums(total: pd.DataFrame, prefix: str) -> dict[str, int | None]:
+    """The columns of `total` whose keys begin with `prefix`, without it; None for what is missing."""
+    values = {key: total[key].iloc[0] for key in by_key(COUNTERS) if key.startswith(prefix)}
+    return {key.removeprefix(prefix): None if pd.isna(value) else int(value) for key, value in values.items()}
 
 
 def _span(meta: dict[str, Any], phases: pd.DataFrame, latest_ns: int) -> tuple[int, int]:

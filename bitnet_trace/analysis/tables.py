@@ -4,7 +4,7 @@ Inputs are the counters of analysis/fold.py (index (phase, tid), int64 columns) 
 Outputs have the columns of columns.py; numbers are pandas Int64, a missing one is pd.NA.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from bitnet_trace.recording.phase_log import CALL_ROLES
 # A thread computes when it was on the CPU for this share of the time of prefill and decode.
 COMPUTE_MIN_SHARE = 0.01
 
+# names that the kernel gives to io_uring's workers and polling threads
+IO_URING_COMMS = ("iou-wrk-", "iou-sqp-")
 ENGINE_CALL_NAMES = ("prefill", "decode")
 _SUMS = [name for name in COUNTER_FIELDS if name not in MAXIMA]
 
@@ -70,19 +72,20 @@ def by_thread(counters: pd.DataFrame, phases: pd.DataFrame, threads: pd.DataFram
     """One row per thread: pid, tid, comm, role and columns.COUNTERS, busiest first.
 
     Peak memory is a process's, so it is missing here. `role` is "main" (made decode calls), "compute" (ran at least
-    COMPUTE_MIN_SHARE of the time of its process's prefill and decode) or "other".
+    COMPUTE_MIN_SHARE of the time of its process's prefill and decode), "io_uring" (a kernel thread that makes or polls
+    for its requests) or "other".
     """
     located = _located(counters, phases)
     sums = _sums_by(located, ["pid", "tid"])
     public = public_counters(sums)
     public["rss_peak_bytes"] = pd.array([pd.NA] * len(public), dtype="Int64")
     keys = _pairs(sums.index.get_level_values("pid"), sums.index.get_level_values("tid"))
-    comms = dict(zip(_pairs(threads["pid"], threads["tid"]), threads["comm"], strict=True))
+    comms: dict[tuple[int, int], Any] = dict(zip(_pairs(threads["pid"], threads["tid"]), threads["comm"], strict=True))
     who = {
         "pid": pd.array([pid for pid, _ in keys], dtype="Int64"),
         "tid": pd.array([tid for _, tid in keys], dtype="Int64"),
         "comm": pd.array([comms.get(key) for key in keys], dtype="string"),
-        "role": pd.array(_roles(located, phases, keys), dtype="string"),
+        "role": pd.array(_roles(located, phases, keys, comms), dtype="string"),
     }
     table = pd.concat([pd.DataFrame(who, index=public.index), public], axis=1)
     return table.sort_values("cpu_ns", ascending=False, kind="stable").reset_index(drop=True)
@@ -169,7 +172,9 @@ def _sums_by(flat: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return table
 
 
-def _roles(located: pd.DataFrame, phases: pd.DataFrame, keys: list[tuple[int, int]]) -> list[str]:
+def _roles(
+    located: pd.DataFrame, phases: pd.DataFrame, keys: list[tuple[int, int]], comms: Mapping[tuple[int, int], Any]
+) -> list[str]:
     decodes = phases[phases["role"] == "decode"]
     callers = set(_pairs(decodes["pid"], decodes["tid"]))
     calls = phases[phases["name"].isin(ENGINE_CALL_NAMES)].groupby("pid")["dur_ns"].sum()
@@ -180,6 +185,8 @@ def _roles(located: pd.DataFrame, phases: pd.DataFrame, keys: list[tuple[int, in
     for pid, tid in keys:
         if (pid, tid) in callers:
             roles.append("main")
+        elif str(comms.get((pid, tid))).startswith(IO_URING_COMMS):
+            roles.append("io_uring")
         elif ran_ns.get((pid, tid), 0) > COMPUTE_MIN_SHARE * call_ns.get(pid, 0):
             roles.append("compute")
         else:

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_trace.capture import btf, syscalls
+from bitnet_trace.capture import btf, syscalls, tracepoints
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.layout import COUNTER_KEY_DTYPE, COUNTERS_DTYPE, Kind, Role
 from bitnet_trace.resources import bpf_dir
 
 # compiled as one text, in this order: each file uses what stands before it
-_SOURCES = ("state", "phase", "fault", "task", "sched", "futex", "io", "memory", "syscall")
+_SOURCES = ("state", "phase", "fault", "task", "sched", "futex", "io", "memory", "syscall", "tlb", "io_uring")
 
 TRACEPOINTS = (
-    "sched_process_fork",
+    "task_newtask",
     "sched_process_exec",
     "sched_process_exit",
     "task_rename",
@@ -34,7 +34,8 @@ TRACEPOINTS = (
     "sys_exit",
 )
 
-_LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases")
+_LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests")
+_IO_OVERFLOWS = len(_LOST_OTHER)
 FIRST_PHASE = 1
 _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 5, 6
@@ -47,6 +48,14 @@ class Rings:
     events: int = 64 << 20
     phases: int = 1 << 20
     tasks: int = 4 << 20
+
+
+def _format_of(tracepoint: str) -> str | None:
+    """The text of a tracepoint's format in tracefs; None where that cannot be read."""
+    try:
+        return Path("/sys/kernel/tracing/events", tracepoint, "format").read_text()
+    except OSError:
+        return None
 
 
 def _source_text(folder: Path) -> str:
@@ -108,7 +117,21 @@ class Programs:
 
     def __init__(self, counting: bool, rings: Rings) -> None:
         bcc = _import_bcc()
-        constants = btf.kernel_constants(btf.load_vmlinux())
+        kernel = btf.load_vmlinux()
+        constants = btf.kernel_constants(kernel)
+        self.io_uring_opcodes = tracepoints.io_uring_opcodes(kernel.enumerators("io_uring_op"))
+        layouts = (
+            tracepoints.io_uring(kernel.parameters, kernel.offset, self.io_uring_opcodes),
+            tracepoints.tlb_flush(
+                kernel.parameters, kernel.enumerators("tlb_flush_reason"), _format_of("tlb/tlb_flush")
+            ),
+        )
+        self._tracepoints = {name: f"on_{name}" for name in TRACEPOINTS}
+        self._missing: dict[str, str] = {}
+        for layout in layouts:
+            constants.update(layout.constants)
+            self._tracepoints.update(layout.attach)
+            self._missing.update(layout.missing)
         pages = {
             "EVENTS_PAGES": rings.events >> 12,
             "PHASES_PAGES": rings.phases >> 12,
@@ -124,8 +147,8 @@ class Programs:
         try:
             with _working_directory(bpf_dir()), _captured_stderr() as log:
                 self._bpf = bcc.BPF(text=_source_text(bpf_dir()), cflags=flags)
-                for name in TRACEPOINTS:
-                    self._functions[name] = self._bpf.load_func(f"on_{name}", bcc.BPF.RAW_TRACEPOINT)
+                for name, function in self._tracepoints.items():
+                    self._functions[name] = self._bpf.load_func(function, bcc.BPF.RAW_TRACEPOINT)
                 for name in ("fault_minor", "fault_major"):
                     self._functions[name] = self._bpf.load_func(name, bcc.BPF.PERF_EVENT)
             self._engine_program, self._multi = self._load_engine_probe(bcc)
@@ -145,10 +168,10 @@ class Programs:
 
     def attach_kernel(self) -> dict[str, str | None]:
         """Attaches tracepoints and fault events. Returns for each None, or why it could not be attached."""
-        results: dict[str, str | None] = {}
-        for name in TRACEPOINTS:
+        results: dict[str, str | None] = dict(self._missing)
+        for name, function in self._tracepoints.items():
             try:
-                self._bpf.attach_raw_tracepoint(tp=name, fn_name=f"on_{name}")
+                self._bpf.attach_raw_tracepoint(tp=name, fn_name=function)
                 results[name] = None
             except Exception as error:  # BCC raises bare Exception
                 results[name] = str(error)
@@ -227,6 +250,12 @@ class Programs:
                 with contextlib.suppress(KeyError):
                     del table[key]
         return np.frombuffer(b"".join(taken), dtype=dtype)
+
+    def io_uring_overflows(self) -> int | None:
+        """Completions of io_uring that found their ring full; None when the kernel does not tell."""
+        if "io_uring_cqe_overflow" not in self._tracepoints:
+            return None
+        return int(self._bpf["lost_others"].sum(ctypes.c_int(_IO_OVERFLOWS)).value)
 
     def probe_hits(self, count: int) -> list[int]:
         """Hits of the probes with cookies 0 to count − 1, of traced processes only."""

@@ -185,6 +185,7 @@ class _Run:
             "start_ns": self._timeline["started"],
             "clock_offset_ns": time.time_ns() - time.monotonic_ns(),
             "probes": self._kernel_rows,
+            "io_uring_opcodes": self._programs.io_uring_opcodes,
         }
 
     def _mark(self, name: str) -> None:
@@ -278,6 +279,7 @@ class _Run:
             "losses": {**self._programs.losses(), **self._drain.losses},
             "received": self._drain.received,
             "taskstats": self._drain.taskstats,
+            "io_uring_overflows": self._programs.io_uring_overflows(),
             "cost": self._cost(),
             "warnings": self._placer.warnings + self._drain.warnings,
         }

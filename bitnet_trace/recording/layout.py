@@ -59,10 +59,13 @@ COUNTER_KEY_DTYPE = _HEADER.structs["counter_key"]
 COUNTERS_DTYPE = _HEADER.structs["counters"]
 COUNTER_FIELDS: tuple[str, ...] = COUNTERS_DTYPE.names or ()
 DURATION_ONLY: int = _HEADER.constants["DURATION_ONLY"]
+IO_UNKNOWN_OPCODE: int = _HEADER.constants["IO_UNKNOWN_OPCODE"]
 
 Kind = _enum("kind", "KIND_")
 FaultFlag = _enum("fault_flag", "FAULT_", enum.IntFlag)
 SwitchFlag = _enum("switch_flag", "SWITCH_", enum.IntFlag)
+IoFlag = _enum("io_flag", "IO_", enum.IntFlag)
+TlbEvent = _enum("tlb_event", "TLB_")
 MemoryDetail = _enum("memory_detail", "MEMORY_", enum.IntFlag)
 PhaseEnd = _enum("phase_end", "END_")
 Role = _enum("role", "ROLE_")

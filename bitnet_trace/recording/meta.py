@@ -29,9 +29,17 @@ _TYPES: dict[str, type] = {
     "rows": dict,
     "timings_reported": list,
     "warnings": list,
+    "io_uring_opcodes": list,
+    "io_uring_overflows": int,
     "complete": bool,
 }
-_ITEM_TYPES: dict[str, type] = {"command": str, "probes": dict, "timings_reported": dict, "warnings": str}
+_ITEM_TYPES: dict[str, type] = {
+    "command": str,
+    "probes": dict,
+    "timings_reported": dict,
+    "warnings": str,
+    "io_uring_opcodes": str,
+}
 
 
 def load_meta(folder: Path) -> tuple[dict[str, Any], list[str]]:

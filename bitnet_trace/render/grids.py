@@ -11,6 +11,7 @@ from bitnet_trace.analysis.report import Report
 from bitnet_trace.columns import (
     COUNTERS,
     GROUPS,
+    IO_URING,
     PHASE_SUMS,
     SUMMARY,
     TASKSTATS,
@@ -150,6 +151,18 @@ def calls(report: Report) -> Grid | None:
     ranked = [f"{name} {duration(lengths[math.ceil(share * len(lengths)) - 1])}" for name, share in spread.items()]
     grid.notes.append(f"all {amount(len(lengths))} decode calls: {', '.join(ranked)}")
     return grid
+
+
+def io_uring(report: Report) -> Grid | None:
+    """io_uring's requests by opcode; None when there were none, or only their sums are known."""
+    rows = (report.io or {}).get("by_opcode")
+    if not rows:
+        return None
+    flat = [{**row, "opcode": row["opcode"] or "(refused)", **(row["latency_ns"] or {})} for row in rows]
+    table = pd.DataFrame(flat, columns=[column.key for column in IO_URING])
+    return _grid(
+        "io_uring requests", table, [one for one in IO_URING if one.key == "opcode" or _has_values(table[one.key])]
+    )
 
 
 def taskstats(report: Report) -> Grid | None:

@@ -11,7 +11,7 @@ from bitnet_trace.columns import COUNTERS, PHASE_SUMS, PHASES, SUMMARY, TASKSTAT
 
 SCHEMA = 1
 # Parts of the schema that this version does not measure: null, as everything that is missing.
-NOT_MEASURED = ("barriers", "functions", "tlb", "io", "findings")
+NOT_MEASURED = ("barriers", "functions", "findings")
 
 
 def render(report: Report) -> str:
@@ -38,6 +38,8 @@ def to_dict(report: Report) -> dict[str, Any]:
         "tokens": records(report.tokens, TOKENS),
         "faults": report.faults,
         "taskstats": {**report.taskstats_summary, "threads": records(report.taskstats, TASKSTATS)},
+        "tlb": report.tlb,
+        "io": report.io,
         **dict.fromkeys(NOT_MEASURED),
         "columns": {column.key: {"help": column.help, "how": column.how} for column in COUNTERS},
     }

@@ -150,6 +150,10 @@ META: dict[str, Any] = {
         {"name": "llama_decode", "role": "decode", "attached": True, "reason": None, "cost_class": "cheap", "hits": 7},
         {"name": "llama_free", "role": "teardown", "attached": True, "reason": None, "cost_class": "cheap", "hits": 0},
         {"name": "sched_switch", "role": None, "attached": True, "reason": None, "cost_class": "cheap", "hits": None},
+        *(
+            {"name": name, "role": None, "attached": False, "reason": "no such tracepoint", "cost_class": "kernel"}
+            for name in ("io_uring_submit_req", "io_uring_complete", "tlb_flush")
+        ),
     ],
     "losses": {"events": {"fault": 3}, "tasks": 0, "recursion": 1},
     "received": {"fault": 996},
