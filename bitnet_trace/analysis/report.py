@@ -27,8 +27,8 @@ class Report:
     Tables have the columns of columns.py; a missing number is pd.NA in tables and None in dicts. `phases`: a row per
     phase (columns.PHASES and the rest of the recorded row); `by_phase`: a row per phase name; `total`: one row;
     `by_thread`: a row per thread; `tokens`: a row per prefill or decode call; `counters`: index (phase, tid),
-    layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health`, `faults`, `tlb` and `io` are
-    as the JSON output has them (the last two None when they were not traced), `summary` has the keys of
+    layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health`, `faults`, `tlb` and `io`
+    are as the JSON output has them (the last two None when they were not traced), `summary` has the keys of
     columns.SUMMARY, `timings` the rows of `compare_timings`, `taskstats_summary` is that of taskstats.summary.
     """
 
