@@ -72,6 +72,7 @@ enum switch_flag {
 	SWITCH_OPEN = 8,	/* in: no real switch, the wait was open when the recording or the thread ended */
 	SWITCH_EXIT = 16,	/* out: the thread's last */
 	SWITCH_IN_KERNEL = 32,	/* out: a thread that never is in user mode (io_uring's), all its CPU time is the kernel's */
+	SWITCH_LATE = 64,	/* in: was missed, and found out at the switch away */
 };
 
 /* above the opcode, which is 8 bits */

@@ -3,13 +3,14 @@
 /* A duration ends now. In counts mode it is added in the kernel when it lies in one phase; when it reaches over an
  * edge it is sent as a record without a count, and split by whoever knows the edges. */
 
-static __always_inline void enter_cpu(u32 tid, struct thread *t, u64 now)
+static __always_inline void enter_cpu(u32 tid, struct thread *t, u64 now, u32 flags)
 {
 	u32 phase = phase_of(t), cpu = bpf_get_smp_processor_id();
-	u32 flags = t->off_ts && cpu != t->cpu ? SWITCH_MIGRATED : 0;
 	u64 off_cpu_ns = t->off_ts ? now - t->off_ts : 0;
 	u64 run_queue_ns = t->runnable_ts ? now - t->runnable_ts : 0;
 
+	if (t->off_ts && cpu != t->cpu)
+		flags |= SWITCH_MIGRATED;
 	t->on_ts = now;
 	t->on_phase = phase;
 	t->cpu = cpu;
@@ -18,7 +19,7 @@ static __always_inline void enter_cpu(u32 tid, struct thread *t, u64 now)
 		t->late_runq_ns += run_queue_ns;
 	t->runnable_ts = 0;
 #ifdef DETAIL_COUNTS
-	if (t->off_phase == phase) {
+	if (t->off_phase == phase && !(flags & SWITCH_LATE)) {
 		struct counters *c = counters_of(tid, phase);
 		if (c) {
 			c->offcpu_ns += off_cpu_ns;
@@ -32,18 +33,29 @@ static __always_inline void enter_cpu(u32 tid, struct thread *t, u64 now)
 #endif
 }
 
+/* The switch to a thread that leaves the CPU now was missed. By the kernel's own sum it was on it for `ran_ns`. */
+static __always_inline void enter_cpu_late(u32 tid, struct thread *t, u64 now, u64 ran_ns)
+{
+	u64 left_ts = t->off_ts, offcpu_ns = t->offcpu_ns;
+
+	enter_cpu(tid, t, now - min_u64(ran_ns, now - left_ts), SWITCH_LATE);
+	t->on_phase = 0; /* not known: left to whoever knows the edges */
+	offcpu_ns = t->offcpu_ns - offcpu_ns;
+	/* that time lies before what began after it */
+	if (t->call_ts > left_ts)
+		t->call_offcpu_ns += offcpu_ns;
+	if (t->fault_ts > left_ts)
+		t->fault_offcpu_ns += offcpu_ns;
+}
+
 static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 preempt, u64 state, u64 now, u32 next)
 {
 	u64 voluntary = 0, involuntary = 0, ran_ns = 0;
 	u32 phase = phase_of(t), flags = 0;
 
-	if ((state & TASK_STATE_DEAD) && !t->exiting)
-		return; /* a leader whose number a thread of it that made an execve has taken: not this thread's end */
 	READ_KERNEL(ran_ns, task, TASK_SUM_RUNTIME);
-	if (t->off_ts > t->on_ts)
-		/* The switch to it was not told (seen on a guest for switches from some other threads, with ftrace as well):
-		 * by the kernel's own sum of its time on the CPU it was that long ago. */
-		enter_cpu(tid, t, now - min_u64(ran_ns - t->ran_ns, now - t->off_ts));
+	if (came_unseen(t))
+		enter_cpu_late(tid, t, now, ran_ns - t->ran_ns);
 	t->ran_ns = ran_ns;
 	u64 on_cpu_ns = t->on_ts ? now - t->on_ts : 0;
 	/* the kernel has counted this switch before its tracepoint: its own word on what kind it was */
@@ -115,7 +127,7 @@ TRACEPOINT(sched_switch)
 	struct thread *t;
 
 	READ_KERNEL(next_tid, next, TASK_PID);
-	t = this_thread(prev_tid);
+	t = thread_of(prev, prev_tid);
 	if (t) {
 #if SWITCH_HAS_STATE
 		u64 state = (u32)ctx->args[3];
@@ -126,9 +138,9 @@ TRACEPOINT(sched_switch)
 #endif
 		leave_cpu(prev, prev_tid, t, ctx->args[0] & 1, state, now, next_tid);
 	}
-	t = this_thread(next_tid);
+	t = thread_of(next, next_tid);
 	if (t)
-		enter_cpu(next_tid, t, now);
+		enter_cpu(next_tid, t, now, 0);
 	return 0;
 }
 
@@ -139,7 +151,7 @@ static __always_inline int woken(u64 task, int first_time)
 	u64 now;
 
 	READ_KERNEL(tid, task, TASK_PID);
-	t = this_thread(tid);
+	t = thread_of(task, tid);
 	if (!t)
 		return 0;
 	now = bpf_ktime_get_ns();
@@ -175,7 +187,7 @@ TRACEPOINT(sched_migrate_task)
 	struct thread *t;
 
 	READ_KERNEL(tid, ctx->args[0], TASK_PID);
-	t = this_thread(tid);
+	t = thread_of(ctx->args[0], tid);
 	if (!t)
 		return 0;
 #ifdef DETAIL_COUNTS

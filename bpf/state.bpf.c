@@ -13,6 +13,7 @@
 
 /* A traced thread. Written only by programs that run as this thread, or that switch to or from it: no locks. */
 struct thread {
+	u64 task;		/* its task_struct: numbers change hands in an execve by a thread that is not the leader */
 	u32 pid;
 	u32 armed;		/* 0 until the first program's execve: what our own child does before is not counted */
 	/* scheduler */
@@ -63,6 +64,8 @@ struct process {
 	u32 role;		/* enum role of that phase */
 	u32 caller;		/* the thread that made the last engine call */
 	u32 marked;		/* logits were read or a token sampled in this gap */
+	u32 executing;		/* the last thread, but the leader, that has called execve */
+	u32 unused;
 	u64 threads;
 	u64 rss_peak;		/* in this phase */
 };
@@ -223,6 +226,27 @@ static __always_inline struct thread *this_thread(u32 tid)
 	return t && t->armed ? t : 0;
 }
 
+/* A thread by its task, armed, as this_thread(). `tid` is the number that it has now. */
+static __always_inline struct thread *thread_of(u64 task, u32 tid)
+{
+	struct thread *t = this_thread(tid);
+	struct process *p;
+	u32 pid = 0;
+
+	if (t && t->task == task)
+		return t;
+	READ_KERNEL(pid, task, TASK_TGID);
+	if (pid != tid)
+		return 0; /* not traced, or a former leader about to end, whose number another has taken */
+	p = processes.lookup(&pid);
+	if (!p || !p->executing)
+		return 0;
+	/* in execve, between taking the leader's number and its end: kept under the number it had */
+	pid = p->executing;
+	t = this_thread(pid);
+	return t && t->task == task ? t : 0;
+}
+
 /* Resident bytes of the current process as /proc/PID/status counts them; 0 when it has no memory any more. */
 static __always_inline u64 resident_bytes(void)
 {
@@ -276,11 +300,32 @@ static __always_inline void add_system_time(struct thread *t, u32 tid, u32 phase
 	t->system_ns += ns;
 }
 
+/* Of a running thread: the switch to it was not told (seen on a guest for switches from some other threads, with ftrace
+ * as well). It is put right when the thread leaves the CPU. */
+static __always_inline int came_unseen(struct thread *t)
+{
+	return t->off_ts > t->on_ts;
+}
+
+/* The running thread's time on the CPU since a moment at which its time off the CPU was `offcpu_ns`. */
+static __always_inline u64 time_on_cpu(struct thread *t, u64 since, u64 offcpu_ns, u64 now)
+{
+	u64 ran_ns = 0, before;
+
+	if (!came_unseen(t))
+		return now - since - (t->offcpu_ns - offcpu_ns);
+	if (since > t->off_ts)
+		return now - since;
+	before = t->off_ts - since - (t->offcpu_ns - offcpu_ns);
+	READ_KERNEL(ran_ns, bpf_get_current_task(), TASK_SUM_RUNTIME);
+	return before + ran_ns - t->ran_ns;
+}
+
 /* The system call that the thread is in, or its way out of the last one, has taken until now. */
 static __always_inline void end_kernel_time(struct thread *t, u32 tid, u32 phase, u64 now)
 {
 	if (!t->call_ts)
 		return; /* it was in user mode */
-	add_system_time(t, tid, phase, now, now - t->call_ts - (t->offcpu_ns - t->call_offcpu_ns));
+	add_system_time(t, tid, phase, now, time_on_cpu(t, t->call_ts, t->call_offcpu_ns, now));
 	t->call_ts = 0;
 }

@@ -21,6 +21,7 @@ static __always_inline void arm(struct thread *t, u64 now)
 	u64 task = bpf_get_current_task();
 
 	t->armed = 1;
+	t->task = task;
 	t->on_ts = now;
 	t->cpu = bpf_get_smp_processor_id();
 	read_fault_counts(task, &t->minor, &t->major);
@@ -98,6 +99,13 @@ TRACEPOINT(sys_enter)
 	t->call_number = number;
 	t->call_phase = phase_of(t);
 	switch (number) {
+	case CALL_EXECVE: case CALL_EXECVEAT:
+		if (tid != t->pid) {
+			struct process *p = processes.lookup(&t->pid);
+			if (p)
+				p->executing = tid;
+		}
+		break;
 	case CALL_MMAP:
 		keep_arguments(t, ctx->args[0]);
 		mmap_begins(t, tid, ctx->args[0], now);
@@ -133,8 +141,7 @@ TRACEPOINT(sys_exit)
 		return 0;
 	}
 	duration = now - t->call_ts;
-	t->call_ts = 0;
-	add_system_time(t, tid, phase, now, duration - (t->offcpu_ns - t->call_offcpu_ns));
+	end_kernel_time(t, tid, phase, now);
 	if (t->fault_ts && (t->fault_flags & FAULT_KERNEL))
 		send_failed_fault(t, tid, phase, now);
 	send_populate(t, tid, phase, now, t->call_number, bytes_populated(t, result));

@@ -71,6 +71,7 @@ TRACEPOINT(task_newtask)
 	READ_KERNEL(flags, child, TASK_FLAGS);
 	READ_KERNEL(tid, child, TASK_PID);
 	READ_KERNEL(pid, child, TASK_TGID);
+	t.task = child;
 	t.pid = pid;
 	t.armed = 1;
 	t.in_kernel = flags & 0x10; /* PF_IO_WORKER */
@@ -120,6 +121,8 @@ TRACEPOINT(sched_process_exec)
 		return 0;
 	t->engine_phase = 0; /* the program that made the call is gone */
 	struct process *p = processes.lookup(&t->pid);
+	if (p)
+		p->executing = 0;
 	if (p && p->role != ROLE_STARTUP) {
 		u64 now = bpf_ktime_get_ns();
 		leave_phase(t->pid, tid, p->phase, END_EXIT, now);
@@ -135,8 +138,8 @@ TRACEPOINT(task_rename)
 	/* task, comm */
 	u32 tid = 0;
 	READ_KERNEL(tid, ctx->args[0], TASK_PID);
-	struct thread *t = threads.lookup(&tid);
-	if (t && t->armed)
+	struct thread *t = thread_of(ctx->args[0], tid);
+	if (t)
 		emit_task(TASK_COMM, t->pid, tid, 0, (void *)ctx->args[1]);
 	return 0;
 }

@@ -3,7 +3,7 @@
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,16 +236,17 @@ class Programs:
     def ring_descriptor(self, name: str) -> int:
         return int(self._bpf[name].map_fd)
 
-    def take_counters(self, open_phases: set[int] | None) -> npt.NDArray[np.void]:
+    def take_counters(self, of_phase: Callable[[int], bool]) -> npt.NDArray[np.void]:
         """Counters per thread and phase: fields tid, phase and those of `struct counters`.
 
-        Closed phases are taken out of the kernel map. `open_phases` are left to grow; None takes everything.
+        Those of phases for which `of_phase` says so are taken out of the kernel map. They should not be counted in any
+        more: what is added between the reading and the taking is lost.
         """
         table = self._bpf["counts"]
         dtype = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
         taken = []
         for key, leaf in table.items():
-            if open_phases is None or key.phase not in open_phases:
+            if of_phase(key.phase):
                 taken.append(bytes(key) + bytes(leaf))
                 with contextlib.suppress(KeyError):
                     del table[key]

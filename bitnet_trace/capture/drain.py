@@ -33,6 +33,7 @@ class Drain:
         self._task_count = 0
         self._open_phases: set[int] = set()
         self._changed_phases: set[int] = set()  # in the last turn
+        self._newest_phase = 0  # up to the last turn
         self.warnings: list[str] = []
         now_ns = time.monotonic_ns()
         writer.threads([self._task_log.begin(pid, comm, now_ns)])
@@ -70,9 +71,12 @@ class Drain:
         self._step_tasks()
         self._step_taskstats()
         if self._programs.counting:
-            # a closed phase is taken out one turn after its end: whoever was still counting has finished by then
-            self._writer.counters(self._programs.take_counters(self._open_phases | changed | self._changed_phases))
+            # A closed phase is taken out one turn after its end: whoever was still counting has finished by then. What
+            # began since the phases were looked at is not known yet, but by its number: they only grow.
+            left, known = self._open_phases | changed | self._changed_phases, self._newest_phase
+            self._writer.counters(self._programs.take_counters(lambda phase: 0 < phase <= known and phase not in left))
             self._changed_phases = changed
+            self._newest_phase = max(changed | {known})
         while len(batch := self._events.drain(_BATCH)):
             self._kind_counts += np.bincount(batch["kind"], minlength=len(self._kind_counts))
             # in the order of time, not of reservation
@@ -88,7 +92,7 @@ class Drain:
             if not self.step():
                 break
         if self._programs.counting:
-            self._writer.counters(self._programs.take_counters(None))
+            self._writer.counters(self._programs.take_counters(lambda _phase: True))
         self._step_tasks()
         self._step_taskstats()
         self._write_taskstats(self._taskstats.of_running(self._task_log.threads))

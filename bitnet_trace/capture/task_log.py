@@ -1,7 +1,6 @@
 """Folds what happens to threads and address spaces (ring `tasks`) into the rows of `threads` and `maps`."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ class TaskLog:
                 row["comm"] = _text(event["text"])
             elif kind == TaskKind.EXEC and int(event["value"]) != tid:
                 # a thread that was not the leader goes on under the leader's number, which had ended
-                row.update(end_ns=None, exit_code=None, comm=Path(_text(event["text"])).name[:_COMM_LENGTH])
+                row["end_ns"] = row["exit_code"] = None
                 former = self._threads.get(int(event["value"]))
                 if former is not None:
                     former["end_ns"] = int(event["ts_ns"])

@@ -78,7 +78,10 @@ def test_exec_by_a_thread_that_is_not_the_leader(trace, program, detail):
         assert_life(processes.loc[line["pid"]], line, n_threads=4)
     threads = run.recording.threads
     for line in run.lines:
-        assert threads.loc[threads["pid"] == line["pid"], "end_ns"].notna().all()
+        own = threads[threads["pid"] == line["pid"]].set_index("tid")
+        assert own["end_ns"].notna().all()
+        assert own.loc[line["pid"], "end_ns"] == own["end_ns"].max()
+        assert own.loc[line["pid"], "comm"] == program("family.c").name[:15]
 
 
 CHAINS = {

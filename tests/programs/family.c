@@ -68,6 +68,16 @@ static void children(int n)
 	}
 }
 
+/* A child that has the kernel get 512 MiB for it, and give them back when it is gone: it does nothing itself. */
+static void large_child(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(mmap(0, 512 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0) == MAP_FAILED);
+	wait_and_print("large", pid, 1);
+}
+
 static struct {
 	int tid, minor, major, voluntary, involuntary;
 } threads[1024];
@@ -129,6 +139,7 @@ static void exec_from_thread(char *const arguments[])
 	pthread_t id;
 
 	touch(3, 101);
+	prctl(PR_SET_NAME, "before");
 	pthread_create(&id, 0, sleep_forever, 0);
 	pthread_create(&id, 0, spin_forever, 0);
 	pthread_create(&id, 0, exec_here, (void *)arguments);
@@ -146,6 +157,8 @@ int main(int argc, char **argv)
 		touch(n, 7);
 	} else if (!strcmp(kind, "children")) {
 		children(n);
+	} else if (!strcmp(kind, "large_child")) {
+		large_child();
 	} else if (!strcmp(kind, "threads")) {
 		char *arguments[] = {argv[0], "make_threads", argv[2], 0};
 		wait_and_print("process", run(arguments), -1);
