@@ -11,6 +11,7 @@ from typing import Any, Literal
 import click
 
 from bitnet_trace import host, kernel_features
+from bitnet_trace.capture import delay_accounting
 from bitnet_trace.errors import TraceError
 from bitnet_trace.resources import bpf_dir
 
@@ -259,6 +260,18 @@ def _demo(installed: bool) -> Check:
     return Check("demo engine", "warning", "xllamacpp is not installed", purpose, "pip install 'bitnet-trace[demo]'")
 
 
+def _leftover(value: str | None) -> Iterator[Check]:
+    """What a run with --allow-system-changes that was killed could not set back."""
+    if value is not None:
+        yield Check(
+            "system settings",
+            "warning",
+            f"kernel.task_delayacct was {value} before a run that was killed",
+            "delay accounting costs every program a little",
+            f"sysctl kernel.task_delayacct={value}; the next run does it too",
+        )
+
+
 def print_table(results: list[Check]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -297,6 +310,7 @@ def doctor(as_json: bool) -> int:
     tried = attempt(may_trace(machine) and unsupported is None)
     demo_engine = importlib.util.find_spec("xllamacpp") is not None
     results = checks(machine, host.find_bcc(), tried, unsupported, demo_engine)
+    results += _leftover(delay_accounting.leftover())
     works = all(check.state != "problem" for check in results)
     if as_json:
         document: dict[str, Any] = {

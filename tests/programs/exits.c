@@ -1,7 +1,8 @@
 /* Many threads that compete for the CPUs and end: `exits THREADS MS [wait]`. Each computes for MS ms of CPU time, touches
- * pages of its own and sleeps a known number of times. With `wait` the process then sleeps until it is killed. */
+ * pages of its own and sleeps a known number of times. With `wait` the process then sleeps until it is ended; not by SIGINT. */
 #include "truth.h"
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 
 #define PAGE 4096ul
@@ -52,7 +53,9 @@ int main(int argc, char **argv)
 		printf("}\n");
 	}
 	fflush(stdout);
-	if (argc > 3)
+	if (argc > 3) {
+		signal(SIGINT, SIG_IGN); /* as a program that is interrupted from the terminal and goes on */
 		pause();
+	}
 	return 0;
 }

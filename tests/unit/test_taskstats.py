@@ -530,3 +530,12 @@ def test_why_there_is_none_is_said(recording):
     report = build_report(recording(told={"reason": "pyroute2 cannot be imported"}))
     assert "taskstats: - (pyroute2 cannot be imported)" in text.render(report, width=200)
     assert json.loads(as_json.render(report))["taskstats"]["agrees"] is None
+
+
+def test_doctor_tells_what_was_left():
+    from bitnet_trace.commands import doctor
+
+    assert list(doctor._leftover(None)) == []
+    (check,) = doctor._leftover("0")
+    assert check.state == "warning"
+    assert "sysctl kernel.task_delayacct=0" in check.fix
