@@ -40,7 +40,7 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
 
     One row per kind: `what`, `reported_ns`, `reported_count`, `reported_tokens_per_s`, `traced_ns`, `difference_pct`
     (traced against reported). Of several lines of a kind those of a server's slots are summed, else the last counts.
-    Slots that worked side by side are not compared: their times overlap. The load time of the engines reaches from the
+    A server's decode time reaches from token to token, with sampling and what else lies between. Slots that worked side by side are not compared: their times overlap. The load time of the engines reaches from the
     load to the end of the first decode call (llama.cpp, t_load_us). Of sampling and the total nothing is traced that
     would be the same.
     """
@@ -57,7 +57,8 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
         n = sum(one for one in counts if one is not None) if None not in counts else None
         rate = finite(lines[0].get("tokens_per_second")) if len(lines) == 1 else _rate(n, reported_ns)
         side_by_side = len({str(line.get("slot")) for line in lines}) > 1
-        traced_ns = None if side_by_side else _traced_ns(what, phases)
+        by_server = lines[0].get("slot") is not None
+        traced_ns = None if side_by_side else _traced_ns(what, phases, by_server)
         difference = None
         if traced_ns is not None and reported_ns:
             difference = round(100 * (traced_ns - reported_ns) / reported_ns, 2)
@@ -74,8 +75,10 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
     return rows
 
 
-def _traced_ns(what: str, phases: pd.DataFrame) -> int | None:
+def _traced_ns(what: str, phases: pd.DataFrame, by_server: bool) -> int | None:
     of_engine = phases[phases["pid"].isin(engine_pids(phases)) & phases["complete"]]
+    if what == "decode" and by_server:
+        return _generation_ns(of_engine)
     if what in ("prefill", "decode"):
         calls = of_engine[of_engine["name"] == what]
         return _sum(calls["dur_ns"]) if len(calls) else None
@@ -86,6 +89,15 @@ def _traced_ns(what: str, phases: pd.DataFrame) -> int | None:
             end_ns = int((decodes["start_ns"] + decodes["dur_ns"]).iloc[0])
             return max(end_ns - int(loads["start_ns"].iloc[0]), 0)
     return None
+
+
+def _generation_ns(of_engine: pd.DataFrame) -> int | None:
+    """A server's time of generation: from token to token, with what lies between two decode calls."""
+    calls = of_engine[of_engine["name"].isin(["prefill", "decode"])]
+    end_ns = calls["start_ns"] + calls["dur_ns"]
+    before_ns = end_ns.groupby(calls["pid"]).shift().fillna(calls["start_ns"])
+    decode = calls["name"] == "decode"
+    return _sum((end_ns - before_ns)[decode]) if decode.any() else None
 
 
 def _ttft_ns(phases: pd.DataFrame, prefill: pd.DataFrame) -> int | None:

@@ -12,7 +12,8 @@ import select
 import signal
 import socket
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -40,7 +41,7 @@ class Parser:
         other.close()
 
     def resolve(self, file: BinaryIO, path: str) -> Answer:
-        """What is to be probed in an open file: see `_resolve`. Raises TraceError: it is damaged, or too much."""
+        """What is to be probed in an open file: the fields of `engines.resolve.Resolution`. Raises TraceError: it is damaged, or too much."""
         return self._ask({"resolve": path}, [file.fileno()])
 
     def timings(self, folder: Path) -> list[Answer]:
@@ -105,50 +106,51 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
     try:
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # it ends with the tracer
+        # our own code first: it may lie where that user cannot read it
+        from bitnet_trace.engines import resolve, timings
+        from bitnet_trace.engines.probes import load_probe_sets
+
+        answers = _Answers(load_probe_sets(), resolve.resolve, timings.parse_timings)
         if os.geteuid() == 0:
             user.assume()
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        from bitnet_trace.engines.probes import load_probe_sets
-
-        probe_sets = load_probe_sets()
         while True:
             line, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 4)
             if not line:
                 break
-            answer = _answer(json.loads(line), descriptors, probe_sets)
+            answer = answers.to(json.loads(line), descriptors)
             connection.sendall(json.dumps(answer).encode() + b"\n")
     finally:
         os._exit(0)
 
 
-def _answer(request: Answer, descriptors: list[int], probe_sets: Any) -> Answer:
-    try:
-        if "timings" in request:
-            return {"timings": _timings(descriptors)}
-        with open(descriptors[0], "rb", closefd=False) as file:
-            return _resolve(file, request["resolve"], probe_sets)
-    except TraceError as error:
-        return {"error": error.message, "hint": error.hint}
-    except (MemoryError, RecursionError, ValueError, OSError) as error:
-        return {"error": f"{request.get('resolve', 'the logs')} cannot be read: {type(error).__name__} {error}"}
-    finally:
+@dataclass(frozen=True)
+class _Answers:
+    """What can be asked. The functions are given: their modules are imported while they can be read."""
+
+    probe_sets: Sequence[Any]
+    resolve: Callable[..., Any]
+    parse_timings: Callable[[str], list[Any]]
+
+    def to(self, request: Answer, descriptors: list[int]) -> Answer:
+        try:
+            if "timings" in request:
+                return {"timings": self._timings(descriptors)}
+            with open(descriptors[0], "rb", closefd=False) as file:
+                # the fields of engines.resolve.Resolution, as JSON has them
+                return asdict(self.resolve(file, request["resolve"], self.probe_sets))
+        except TraceError as error:
+            return {"error": error.message, "hint": error.hint}
+        except (MemoryError, RecursionError, ValueError, OSError) as error:
+            return {"error": f"{request.get('resolve', 'the logs')} cannot be read: {type(error).__name__} {error}"}
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _timings(self, descriptors: list[int]) -> list[Answer]:
+        found = []
         for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _resolve(file: BinaryIO, path: str, probe_sets: Any) -> Answer:
-    """The fields of `engines.resolve.Resolution`, as JSON has them."""
-    from bitnet_trace.engines.resolve import resolve
-
-    return asdict(resolve(file, path, probe_sets))
-
-
-def _timings(descriptors: list[int]) -> list[Answer]:
-    from bitnet_trace.engines.timings import parse_timings
-
-    found = []
-    for descriptor in descriptors:
-        with open(descriptor, "rb", closefd=False) as log:
-            found += parse_timings(log.read(_LOG_LIMIT_BYTES).decode(errors="replace"))
-    return [asdict(timing) for timing in found]
+            with open(descriptor, "rb", closefd=False) as log:
+                found += self.parse_timings(log.read(_LOG_LIMIT_BYTES).decode(errors="replace"))
+        return [asdict(timing) for timing in found]

@@ -253,7 +253,7 @@ class _Run:
         self._mark("detached")
         self._record(
             lambda: self._writer.update_meta(
-                **meta, timings_reported=self._parser.timings(self._writer.path), timeline=dict(self._timeline)
+                **meta, timings_reported=self._reported_timings(meta["warnings"]), timeline=dict(self._timeline)
             )
         )
         self._record(lambda: self._writer.close(self._status))
@@ -283,6 +283,13 @@ class _Run:
             "cost": self._cost(),
             "warnings": self._placer.warnings + self._drain.warnings,
         }
+
+    def _reported_timings(self, warnings: list[str]) -> list[dict[str, Any]]:
+        try:
+            return self._parser.timings(self._writer.path) if self._copy else []
+        except TraceError as error:
+            warnings.append(f"the engine's own timing lines were not read: {error.message}")
+            return []
 
     def _wall_ns(self) -> int:
         return self._timeline.get("ended", time.monotonic_ns()) - self._timeline["released"]

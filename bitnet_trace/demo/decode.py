@@ -1,9 +1,8 @@
 """The program that the demo traces: `python -m bitnet_trace.demo.decode MODEL`.
 
 It loads a model with llama.cpp (the `xllamacpp` wheel, a shared object that Python loads while the program runs),
-gives it a prompt of so many tokens, has it generate so many, and prints llama.cpp's own figures in the form of
-`llama_perf_context_print`. The first generated token is sampled from the prefill's logits, so N tokens take N - 1
-decode steps after it.
+gives it a prompt of so many tokens, has it generate so many, and prints llama.cpp's own figures as llama-server does.
+The first generated token is sampled from the prefill's logits, so N tokens take N - 1 decode steps after it.
 
 Imports are light on purpose: what this program does besides inference shows up in the trace.
 """
@@ -62,23 +61,25 @@ def generate(model: str, prompt_tokens: int, tokens: int, threads: int) -> dict[
 
 
 def timing_lines(timings: dict[str, Any]) -> list[str]:
-    """The lines that llama.cpp's own tools end with, from the values of a server reply."""
-    runs = max(timings["predicted_n"] - 1, 0)
-    total_ms = timings["prompt_ms"] + timings["predicted_ms"]
-    total_tokens = timings["prompt_n"] + timings["predicted_n"]
+    """The lines that llama-server prints of a request, from the values of its reply.
 
-    def line(what: str, ms: float, count: int, unit: str) -> str:
-        text = f"{what:>16} = {ms:10.2f} ms / {count:5d} {unit}"
+    Its `eval time` is that of generating: from the first token to the last, with what lies between two decode calls.
+    """
+
+    def line(what: str, ms: float, count: int) -> str:
+        text = f"{what:>16} = {ms:10.2f} ms / {count:5d} tokens"
         if not count or not ms:
-            return text.rstrip()
+            return text
         return f"{text} ({ms / count:8.2f} ms per token, {1e3 * count / ms:8.2f} tokens per second)"
 
+    prompt_ms, prompt_n = timings["prompt_ms"], timings["prompt_n"]
+    generated_ms, generated_n = timings["predicted_ms"], timings["predicted_n"]
     lines = [
-        line("prompt eval time", timings["prompt_ms"], timings["prompt_n"], "tokens"),
-        line("eval time", timings["predicted_ms"], runs, "runs  "),
-        f"{'total time':>16} = {total_ms:10.2f} ms / {total_tokens:5d} tokens",
+        line("prompt eval time", prompt_ms, prompt_n),
+        line("eval time", generated_ms, generated_n),
+        f"{'total time':>16} = {prompt_ms + generated_ms:10.2f} ms / {prompt_n + generated_n:5d} tokens",
     ]
-    return [f"llama_perf_context_print: {text}" for text in lines]
+    return [f"slot print_timing: id  0 | task 0 | {text}" for text in lines]
 
 
 def main() -> None:

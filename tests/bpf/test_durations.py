@@ -1,5 +1,8 @@
 """Times against clocks, getrusage(2), schedstat, and each other: parts of a duration add up to the whole."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 ITEMS = ("sleep_50ms_20_times", "busy_second", "hog,hog", "read_zeros", "futex_waits")
@@ -9,8 +12,10 @@ MS = 1_000_000
 
 @pytest.fixture(scope="module")
 def run(trace, program, data_file, detail):
+    stolen_before_ns = stolen_ns()
     done = trace([program("work.c"), data_file, *ITEMS], detail, env={"SCHEDSTAT": "1"})
     done.assert_nothing_lost()
+    done.stolen_ns = stolen_ns() - stolen_before_ns
     return done
 
 
@@ -21,6 +26,13 @@ def measured(run, item):
     for line in run.lines:
         if line["item"] == index and line["name"] != "main":
             yield line, run.total([line["tid"]], [calls.iloc[2 * index + line["round"]]["id"]])
+
+
+def stolen_ns():
+    """What other guests took from this machine's CPUs since it started: the kernel takes it out of a thread's CPU time,
+    for which the clock between two switches has no eye (time accounting of a paravirtualised guest)."""
+    ticks = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
+    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def grown(line, key, begin=INNER_BEGIN, end=INNER_END):
@@ -40,6 +52,12 @@ def assert_run_queue_wait(line, counters):
     assert 0.95 * low - 2 * MS <= counters["runq_wait_ns"] <= 1.05 * high + 2 * MS
 
 
+def assert_cpu_time(run, line, counters, share):
+    kernels = grown(line, "cpu_ns")
+    margin = share * kernels + 5 * MS
+    assert kernels - margin <= counters["cpu_ns"] <= kernels + margin + run.stolen_ns
+
+
 def test_time_asleep(run):
     for line, counters in measured(run, "sleep_50ms_20_times"):
         assert counters["offcpu_ns"] >= 20 * 50 * MS
@@ -49,7 +67,7 @@ def test_time_asleep(run):
 
 def test_time_on_the_cpu(run):
     for line, counters in measured(run, "busy_second"):
-        assert counters["cpu_ns"] == pytest.approx(grown(line, "cpu_ns"), rel=0.01)
+        assert_cpu_time(run, line, counters, 0.01)
         assert 0.999 * wall_ns(line) <= counters["cpu_ns"] + counters["offcpu_ns"] <= 1.001 * outer_wall_ns(line)
 
 
@@ -58,7 +76,7 @@ def test_time_waiting_for_a_cpu(run):
     for line, counters in measured(run, "hog,hog"):
         assert_run_queue_wait(line, counters)
         assert counters["runq_wait_ns"] >= 0.25 * wall_ns(line)
-        assert counters["cpu_ns"] == pytest.approx(grown(line, "cpu_ns"), rel=0.02, abs=5 * MS)
+        assert_cpu_time(run, line, counters, 0.02)
 
 
 @pytest.mark.parametrize("item", ["sleep_50ms_20_times", "busy_second", "read_zeros", "futex_waits"])

@@ -108,7 +108,7 @@ def test_demo_counts_every_token(installed, elsewhere, detail):
     tool = str(installed / "bitnet-trace")
     size = "--size=tiny", "--tokens=7", "--threads=1"
     shown = run(tool, "demo", *size, "--detail", detail, "-o", "d.btrace", cwd=elsewhere)
-    assert "llama_perf_context_print:        eval time =" in shown
+    assert "slot print_timing: id  0 | task 0 |        eval time =" in shown
     assert "bitnet-trace report d.btrace" in shown
     document = json.loads(run(tool, "report", "d.btrace", "--format", "json", cwd=elsewhere))
     assert document["run"]["exit_code"] == 0

@@ -106,17 +106,17 @@ def test_the_prompt_is_words_of_the_vocabulary(size):
 
 def test_timing_lines_are_those_of_llama_cpp():
     lines = decode.timing_lines({"prompt_ms": 300.05, "prompt_n": 32, "predicted_ms": 651.94, "predicted_n": 32})
-    each = "llama_perf_context_print: {}".format
+    each = "slot print_timing: id 0 | task 0 | {}".format
     assert [" ".join(line.split()) for line in lines] == [
         each("prompt eval time = 300.05 ms / 32 tokens ( 9.38 ms per token, 106.65 tokens per second)"),
-        each("eval time = 651.94 ms / 31 runs ( 21.03 ms per token, 47.55 tokens per second)"),
+        each("eval time = 651.94 ms / 32 tokens ( 20.37 ms per token, 49.08 tokens per second)"),
         each("total time = 951.99 ms / 64 tokens"),
     ]
 
 
 def test_one_token_needs_no_decode_step():
     timings = {"prompt_ms": 2.0, "prompt_n": 3, "predicted_ms": 0.0, "predicted_n": 1}
-    assert decode.timing_lines(timings)[1].endswith("0.00 ms /     0 runs")
+    assert decode.timing_lines(timings)[1].endswith("0.00 ms /     1 tokens")
 
 
 def test_the_engine_loads_it_and_generates_so_many_tokens(tiny):
