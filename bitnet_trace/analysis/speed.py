@@ -40,9 +40,9 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
 
     One row per kind: `what`, `reported_ns`, `reported_count`, `reported_tokens_per_s`, `traced_ns`, `difference_pct`
     (traced against reported). Of several lines of a kind those of a server's slots are summed, else the last counts.
-    A server's decode time reaches from token to token, with sampling and what else lies between. Slots that worked side by side are not compared: their times overlap. The load time of the engines reaches from the
-    load to the end of the first decode call (llama.cpp, t_load_us). Of sampling and the total nothing is traced that
-    would be the same.
+    A server's decode time reaches from token to token, with sampling and what else lies between. Slots that worked side
+    by side are not compared: their times overlap. The load time of the engines reaches from the load to the end of the
+    first decode call (llama.cpp, t_load_us). Of sampling and the total nothing is traced that would be the same.
     """
     rows = []
     for what in _COMPARED:

@@ -41,7 +41,10 @@ class Parser:
         other.close()
 
     def resolve(self, file: BinaryIO, path: str) -> Answer:
-        """What is to be probed in an open file: the fields of `engines.resolve.Resolution`. Raises TraceError: it is damaged, or too much."""
+        """What is to be probed in an open file: the fields of `engines.resolve.Resolution`.
+
+        Raises TraceError: it is damaged, or more than the parser may take.
+        """
         return self._ask({"resolve": path}, [file.fileno()])
 
     def timings(self, folder: Path) -> list[Answer]:
