@@ -17,7 +17,7 @@ from bitnet_trace.recording.meta import count
 EXACT = ("switches_voluntary", "switches_involuntary", "all_faults_minor", "all_faults_major")
 # Of a run-queue delay: the kernel's clock is read before its tracepoints, some µs each time that a thread runs; longer
 # in a guest whose host takes the CPU away between the two.
-RUNQ_TOLERANCE_PCT, RUNQ_TOLERANCE_NS_PER_RUN = 5.0, 20_000
+RUNQ_TOLERANCE_PCT, RUNQ_TOLERANCE_NS_PER_RUN, RUNQ_TOLERANCE_NS = 5.0, 20_000, 100_000
 # Of the time on a CPU: the kernel's stands still between two ticks (up to 10 ms) when a thread ends, and excludes what
 # a hypervisor took away where the guest is told of that.
 CPU_TOLERANCE_PCT, CPU_TOLERANCE_NS = 5.0, 20_000_000
@@ -128,7 +128,7 @@ def _agrees(table: pd.DataFrame) -> "pd.Series[Any]":
         same &= (table[f"difference_{key}"] == 0).astype("boolean").fillna(True)
     runs = table["cpu_count"].fillna(0)
     for key, pct, slack in (
-        ("runq_wait_ns", RUNQ_TOLERANCE_PCT, runs * RUNQ_TOLERANCE_NS_PER_RUN),
+        ("runq_wait_ns", RUNQ_TOLERANCE_PCT, runs * RUNQ_TOLERANCE_NS_PER_RUN + RUNQ_TOLERANCE_NS),
         ("cpu_ns", CPU_TOLERANCE_PCT, runs * 0 + CPU_TOLERANCE_NS),
     ):
         allowed = table[f"kernel_{key}"] * pct / 100 + slack

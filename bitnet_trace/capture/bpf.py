@@ -58,12 +58,9 @@ def _format_of(tracepoint: str) -> str | None:
         return None
 
 
-def _source_text(folder: Path) -> str:
-    parts = []
-    for name in _SOURCES:
-        path = folder / f"{name}.bpf.c"
-        parts.append(f'#line 1 "{path}"\n{path.read_text()}')
-    return "\n".join(parts)
+def _source_text(folder: Path, extra: Path | None) -> str:
+    paths = [folder / f"{name}.bpf.c" for name in _SOURCES] + ([extra] if extra else [])
+    return "\n".join(f'#line 1 "{path}"\n{path.read_text()}' for path in paths)
 
 
 def _import_bcc() -> Any:
@@ -111,11 +108,11 @@ def _captured_stderr() -> Iterator[list[str]]:
 class Programs:
     """All programs of one recording, loaded; attached by the methods below; gone after close().
 
-    `counting`: keep counters in a kernel map (--detail counts) instead of streaming each event.
-    Raises TraceError when the kernel refuses.
+    `counting`: keep counters in a kernel map (--detail counts) instead of streaming each event. `extra`: a source that
+    is compiled behind ours, for programs that use our maps and functions. Raises TraceError when the kernel refuses.
     """
 
-    def __init__(self, counting: bool, rings: Rings) -> None:
+    def __init__(self, counting: bool, rings: Rings, extra: Path | None = None) -> None:
         bcc = _import_bcc()
         kernel = btf.load_vmlinux()
         constants = btf.kernel_constants(kernel)
@@ -146,7 +143,7 @@ class Programs:
         log: list[str] = []
         try:
             with _working_directory(bpf_dir()), _captured_stderr() as log:
-                self._bpf = bcc.BPF(text=_source_text(bpf_dir()), cflags=flags)
+                self._bpf = bcc.BPF(text=_source_text(bpf_dir(), extra), cflags=flags)
                 for name, function in self._tracepoints.items():
                     self._functions[name] = self._bpf.load_func(function, bcc.BPF.RAW_TRACEPOINT)
                 for name in ("fault_minor", "fault_major"):
@@ -182,6 +179,10 @@ class Programs:
             except Exception as error:
                 results[name] = str(error)
         return results
+
+    def attach_function(self, tracepoint: str, function: str) -> None:
+        """Attaches one more function, of the extra source, to a raw tracepoint."""
+        self._bpf.attach_raw_tracepoint(tp=tracepoint, fn_name=function)
 
     def attach_engine_probes(self, path: str, offsets: list[int], cookies: list[int]) -> None:
         """Places the uprobe program at file offsets of one file. Raises OSError."""
@@ -232,6 +233,10 @@ class Programs:
                 del held[held.Key(pid)]
 
     # ---- what came of it ------------------------------------------------------------------------------------------
+
+    def table(self, name: str) -> Any:
+        """A map, as BCC has it."""
+        return self._bpf[name]
 
     def ring_descriptor(self, name: str) -> int:
         return int(self._bpf[name].map_fd)
