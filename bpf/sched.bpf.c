@@ -17,6 +17,7 @@ static __always_inline void enter_cpu(u32 tid, struct thread *t, u64 now, u32 fl
 	t->offcpu_ns += off_cpu_ns;
 	if (t->exiting)
 		t->late_runq_ns += run_queue_ns;
+	t->wake_unseen = t->off_ts && !t->runnable_ts;
 	t->runnable_ts = 0;
 #ifdef DETAIL_COUNTS
 	if (t->off_phase == phase && !(flags & SWITCH_LATE)) {
@@ -48,6 +49,20 @@ static __always_inline void enter_cpu_late(u32 tid, struct thread *t, u64 now, u
 		t->fault_offcpu_ns += offcpu_ns;
 }
 
+/* A wake-up that was missed leaves a wait for the CPU unknown; by the kernel's own sum it was this long. */
+static __always_inline void wait_for_cpu_late(u64 task, u32 tid, struct thread *t)
+{
+#if TASK_RUN_DELAY
+	u64 run_delay_ns = 0;
+
+	READ_KERNEL(run_delay_ns, task, TASK_RUN_DELAY);
+	if (t->wake_unseen && run_delay_ns > t->run_delay_ns)
+		emit(KIND_SWITCH_IN, tid, phase_of(t), t->on_ts, SWITCH_LATE | DURATION_ONLY, 0,
+		     run_delay_ns - t->run_delay_ns);
+	t->run_delay_ns = run_delay_ns;
+#endif
+}
+
 static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 preempt, u64 state, u64 now, u32 next)
 {
 	u64 voluntary = 0, involuntary = 0, ran_ns = 0;
@@ -57,6 +72,7 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 	if (came_unseen(t))
 		enter_cpu_late(tid, t, now, ran_ns - t->ran_ns);
 	t->ran_ns = ran_ns;
+	wait_for_cpu_late(task, tid, t);
 	u64 on_cpu_ns = t->on_ts ? now - t->on_ts : 0;
 	/* the kernel has counted this switch before its tracepoint: its own word on what kind it was */
 	READ_KERNEL(voluntary, task, TASK_NVCSW);

@@ -20,6 +20,9 @@ struct thread {
 	u64 on_ts;		/* on the CPU since */
 	u64 off_ts;		/* off the CPU since */
 	u64 runnable_ts;	/* waiting for a CPU since; 0: asleep */
+	u64 run_delay_ns;	/* the kernel's own sum of waits for a CPU, likewise */
+	u32 wake_unseen;	/* it is on the CPU and no wake-up was told that brought it there */
+	u32 unused_too;
 	u64 ran_ns;		/* the kernel's own sum of time on the CPU at the last switch */
 	u64 voluntary;		/* the kernel's own counts at the last switch */
 	u64 involuntary;

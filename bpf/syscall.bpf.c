@@ -28,6 +28,7 @@ static __always_inline void arm(struct thread *t, u64 now)
 	READ_KERNEL(t->voluntary, task, TASK_NVCSW);
 	READ_KERNEL(t->involuntary, task, TASK_NIVCSW);
 	READ_KERNEL(t->ran_ns, task, TASK_SUM_RUNTIME);
+	READ_KERNEL(t->run_delay_ns, task, TASK_RUN_DELAY);
 	t->on_phase = phase_of(t); /* the first: user space has begun it */
 	emit_before(t, bpf_get_current_pid_tgid(), task, now);
 }

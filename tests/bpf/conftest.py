@@ -97,9 +97,11 @@ class Traced:
         return phases[(phases["pid"] == pid) & (phases["role"] == role)].sort_values("begin_ns")
 
     def assert_nothing_lost(self) -> None:
-        losses = self.recording.meta["losses"]
-        assert not losses["events"]
-        assert not any(value for key, value in losses.items() if key != "events"), losses
+        losses = dict(self.recording.meta["losses"])
+        # an interrupt's own event inside the same tracepoint's program: not of the target, and rare
+        assert losses.pop("recursion") < 10, losses
+        assert not losses.pop("events")
+        assert not any(losses.values()), losses
         assert self.recording.complete
         assert not self.recording.warnings
 

@@ -47,15 +47,21 @@ def outer_wall_ns(line):
     return line["readings"][OUTER_END]["after_ns"] - line["readings"][OUTER_BEGIN]["before_ns"]
 
 
+def between_switches_ns(line):
+    """What of each switch the kernel bills to the one thread and the tracepoint to the other, on a busy machine."""
+    return 20_000 * sum(grown(line, key, OUTER_BEGIN, OUTER_END) for key in ("voluntary", "involuntary"))
+
+
 def assert_run_queue_wait(line, counters):
     low, high = grown(line, "run_delay_ns"), grown(line, "run_delay_ns", OUTER_BEGIN, OUTER_END)
-    assert 0.95 * low - 2 * MS <= counters["runq_wait_ns"] <= 1.05 * high + 2 * MS
+    slack = 2 * MS + between_switches_ns(line)
+    assert 0.95 * low - slack <= counters["runq_wait_ns"] <= 1.05 * high + slack
 
 
-def assert_cpu_time(run, line, counters, share):
-    kernels = grown(line, "cpu_ns")
-    margin = share * kernels + 5 * MS
-    assert kernels - margin <= counters["cpu_ns"] <= kernels + margin + run.stolen_ns
+def assert_cpu_time(run, line, counters):
+    low, high = grown(line, "cpu_ns"), grown(line, "cpu_ns", OUTER_BEGIN, OUTER_END)
+    slack = between_switches_ns(line)
+    assert 0.99 * low - slack <= counters["cpu_ns"] <= 1.01 * high + slack + run.stolen_ns
 
 
 def test_time_asleep(run):
@@ -67,7 +73,7 @@ def test_time_asleep(run):
 
 def test_time_on_the_cpu(run):
     for line, counters in measured(run, "busy_second"):
-        assert_cpu_time(run, line, counters, 0.01)
+        assert_cpu_time(run, line, counters)
         assert 0.999 * wall_ns(line) <= counters["cpu_ns"] + counters["offcpu_ns"] <= 1.001 * outer_wall_ns(line)
 
 
@@ -76,7 +82,7 @@ def test_time_waiting_for_a_cpu(run):
     for line, counters in measured(run, "hog,hog"):
         assert_run_queue_wait(line, counters)
         assert counters["runq_wait_ns"] >= 0.25 * wall_ns(line)
-        assert_cpu_time(run, line, counters, 0.02)
+        assert_cpu_time(run, line, counters)
 
 
 @pytest.mark.parametrize("item", ["sleep_50ms_20_times", "busy_second", "read_zeros", "futex_waits"])
@@ -87,8 +93,10 @@ def test_run_queue_wait_is_the_schedulers(run, item):
 
 def test_time_in_the_kernel(run):
     for line, counters in measured(run, "read_zeros"):
+        slack = 2 * MS + between_switches_ns(line)
+        assert counters["cpu_system_ns"] == pytest.approx(line["in_calls_ns"], rel=0.03, abs=slack)
         # the kernel's own figure is put together from samples, 4 ms apart
-        assert counters["cpu_system_ns"] == pytest.approx(grown(line, "system_us") * 1000, rel=0.1, abs=20 * MS)
+        assert counters["cpu_system_ns"] == pytest.approx(grown(line, "system_us") * 1000, rel=0.1, abs=80 * MS)
         assert counters["cpu_system_ns"] < counters["cpu_ns"]
     for _line, counters in measured(run, "busy_second"):
         assert counters["cpu_system_ns"] < 0.1 * counters["cpu_ns"]

@@ -29,6 +29,7 @@ struct work {
 	COUNTS(FIELD)
 	const char *name;
 	int tid, index, round;
+	uint64_t in_calls_ns; /* CPU time that it spent in calls, by its own clock */
 	pthread_t thread;
 	struct reading readings[EDGES];
 };
@@ -425,8 +426,10 @@ static void read_zeros(struct work *w)
 	static char megabytes[8 << 20];
 	uint64_t end = clock_ns(CLOCK_MONOTONIC) + 700000000;
 	while (clock_ns(CLOCK_MONOTONIC) < end) {
+		uint64_t begin_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
 		w->read_bytes += read(zero, megabytes, sizeof(megabytes));
 		w->read_calls++;
+		w->in_calls_ns += clock_ns(CLOCK_THREAD_CPUTIME_ID) - begin_ns;
 	}
 	spin_ns(200000000);
 	w->faults_kernel_minor = -1;
@@ -532,8 +535,9 @@ static void print_counts(struct work *w)
 	if (w->name >= 0) \
 		at += snprintf(text + at, sizeof(text) - at, "%s\"" #name "\": %ld", at ? ", " : "", w->name);
 	COUNTS(PRINT)
-	printf("{\"item\": %d, \"round\": %d, \"name\": \"%s\", \"pid\": %d, \"tid\": %d, \"counts\": {%s}, \"readings\": ",
-	       item, w->round, w->name, getpid(), w->tid, text);
+	printf("{\"item\": %d, \"round\": %d, \"name\": \"%s\", \"pid\": %d, \"tid\": %d, \"in_calls_ns\": %llu, "
+	       "\"counts\": {%s}, \"readings\": ",
+	       item, w->round, w->name, getpid(), w->tid, (unsigned long long)w->in_calls_ns, text);
 	print_readings(w->readings);
 	printf("}\n");
 }
