@@ -51,16 +51,9 @@ static __always_inline void mmap_begins(struct thread *t, u32 tid, u64 regs, u64
 	READ_KERNEL(size, inode, INODE_SIZE);
 	if (size > 0 && (u64)size > offset)
 		t->call_file_bytes = size - offset;
-	struct task_event *e = tasks.ringbuf_reserve(sizeof(struct task_event));
-	if (!e) {
-		lose_other(LOST_TASK);
-		return;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->ts_ns = now;
-	e->kind = TASK_MAP_FILE;
-	e->pid = t->pid;
-	e->tid = tid;
+	struct task_event *e = reserve_task(TASK_MAP_FILE, t->pid, tid, now);
+	if (!e)
+		return; /* counted as lost there */
 	e->length = t->call_arguments[1];
 	e->offset = offset;
 	e->address = t->call_arguments[0];

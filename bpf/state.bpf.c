@@ -198,6 +198,22 @@ static __always_inline void emit_phase(u16 kind, u32 tid, u32 phase, u64 ts_ns, 
 	phases.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 }
 
+/* A place in the ring `tasks`, with what all its events have; NULL, and counted as lost, when it is full. */
+static __always_inline struct task_event *reserve_task(u32 kind, u32 pid, u32 tid, u64 now)
+{
+	struct task_event *e = tasks.ringbuf_reserve(sizeof(struct task_event));
+	if (!e) {
+		lose_other(LOST_TASK);
+		return 0;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->ts_ns = now;
+	e->kind = kind;
+	e->pid = pid;
+	e->tid = tid;
+	return e;
+}
+
 static __always_inline u32 phase_of(struct thread *t)
 {
 	struct process *p = processes.lookup(&t->pid);

@@ -2,16 +2,9 @@
 
 static __always_inline void emit_task(u32 kind, u32 pid, u32 tid, u64 value, void *kernel_text)
 {
-	struct task_event *e = tasks.ringbuf_reserve(sizeof(struct task_event));
-	if (!e) {
-		lose_other(LOST_TASK);
-		return;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->ts_ns = bpf_ktime_get_ns();
-	e->kind = kind;
-	e->pid = pid;
-	e->tid = tid;
+	struct task_event *e = reserve_task(kind, pid, tid, bpf_ktime_get_ns());
+	if (!e)
+		return; /* counted as lost there */
 	e->value = value;
 	if (kernel_text)
 		bpf_probe_read_kernel_str(e->text, sizeof(e->text), kernel_text);
@@ -21,16 +14,9 @@ static __always_inline void emit_task(u32 kind, u32 pid, u32 tid, u64 value, voi
 static __always_inline void emit_accounting(u32 kind, u32 pid, u32 tid, u64 now, u64 switches, u64 runq_ns, u64 cpu_ns,
 					    u64 faults, u64 runs)
 {
-	struct task_event *e = tasks.ringbuf_reserve(sizeof(struct task_event));
-	if (!e) {
-		lose_other(LOST_TASK);
-		return;
-	}
-	__builtin_memset(e, 0, sizeof(*e));
-	e->ts_ns = now;
-	e->kind = kind;
-	e->pid = pid;
-	e->tid = tid;
+	struct task_event *e = reserve_task(kind, pid, tid, now);
+	if (!e)
+		return; /* counted as lost there */
 	e->value = switches;
 	e->address = faults;
 	e->length = runq_ns;

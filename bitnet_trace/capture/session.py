@@ -78,9 +78,9 @@ def trace(command: Sequence[str], options: Options) -> Result:
         copy = None
         if options.keep_output:
             copy = output.start(folder, user, signals.before, lambda: _told(folder_ready, folder_made))
-        child = target.start(
-            program, command, environment, user, signals.before, copy.target_ends if copy else None, folder_made
-        )
+        target_ends = copy.target_ends if copy else None
+        launch = target.Launch(program, command, environment, user, signals.before, target_ends)
+        child = target.start(launch, folder_made)
         os.close(folder_ready)
         if copy:
             copy.close_target_ends()

@@ -6,6 +6,7 @@ import signal
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from bitnet_trace.capture.identity import Identity
 from bitnet_trace.errors import TraceError
@@ -42,18 +43,20 @@ class Target:
             os.waitpid(self.pid, 0)
 
 
-def start(
-    program: str,
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-    identity: Identity | None,
-    mask: set[signal.Signals],
-    output: tuple[int, int] | None,
-    not_for_it: int,
-) -> Target:
-    """Forks the child. `output`: descriptors that become its stdout and stderr; None leaves ours. `mask`: of signals.
+@dataclass(frozen=True)
+class Launch:
+    """What is to run. `output`: descriptors that become its stdout and stderr, None leaves ours; `mask`: of signals."""
 
-    `not_for_it` is a descriptor of ours that it must not keep open while it waits.
+    program: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    identity: Identity | None
+    mask: set[signal.Signals]
+    output: tuple[int, int] | None
+
+
+def start(launch: Launch, not_for_it: int) -> Target:
+    """Forks the child, which waits. `not_for_it` is a descriptor of ours that it must not keep open meanwhile.
 
     It stays in our process group and session, with our terminal and stdin: to a shell it is part of the job.
     """
@@ -67,35 +70,26 @@ def start(
         os.close(go_write)
         os.close(failure_read)
         os.close(not_for_it)
-        _child(program, arguments, environment, identity, mask, output, go_read, failure_write)
+        _exec(launch, go_read, failure_write)
     os.close(go_read)
     os.close(failure_write)
     return Target(pid, go_write, failure_read)
 
 
-def _child(
-    program: str,
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-    identity: Identity | None,
-    mask: set[signal.Signals],
-    output: tuple[int, int] | None,
-    go: int,
-    failure: int,
-) -> None:
-    """Never returns. No exception may leave it: a second copy of the tool would go on."""
+def _exec(launch: Launch, go: int, failure: int) -> NoReturn:
+    """No exception may leave it: a second copy of the tool would go on."""
     try:
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_DFL)  # Python's own settings are not the target's
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if output is not None:
-            os.dup2(output[0], 1)
-            os.dup2(output[1], 2)
-        if identity is not None:
-            identity.assume()
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)  # Python ignores them; what our caller ignores stays ignored
+        signal.pthread_sigmask(signal.SIG_SETMASK, launch.mask)
+        if launch.output is not None:
+            os.dup2(launch.output[0], 1)
+            os.dup2(launch.output[1], 2)
+        if launch.identity is not None:
+            launch.identity.assume()
         if os.read(go, 1) != _GO:
             os._exit(_EXEC_FAILED)  # the tracer gave up or died
-        os.execve(program, list(arguments), dict(environment))
+        os.execve(launch.program, list(launch.arguments), dict(launch.environment))
     except OSError as error:
         os.write(failure, struct.pack("<i", error.errno or 0))
     finally:
