@@ -1,6 +1,7 @@
 """Host facts, read from a made-up machine."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,7 @@ def test_bcc_of_another_kind(tmp_path, monkeypatch):
     """`pip install bcc` is a crystal-lattice package."""
     put(tmp_path, {"bcc/__init__.py": "", "bcc/version.py": "__version__ = '0.26.0'\n"})
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bcc", raising=False)  # an imported one would be found without a search
     found = host.find_bcc()
     assert (found.version, found.genuine) == ("0.26.0", False)
     put(tmp_path, {"bcc/libbcc.py": ""})
