@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from bitnet_trace.capture import btf, syscalls, tracepoints
 from bitnet_trace.errors import TraceError
-from bitnet_trace.recording.layout import COUNTER_KEY_DTYPE, COUNTERS_DTYPE, Kind, Role
+from bitnet_trace.recording.header import Kind, Role
 from bitnet_trace.resources import bpf_dir
 
 # compiled as one text, in this order: each file uses what stands before it
@@ -144,7 +141,8 @@ class Programs:
         log: list[str] = []
         try:
             with _working_directory(bpf_dir()), _captured_stderr() as log:
-                self._bpf = bcc.BPF(text=_source_text(bpf_dir(), extra), cflags=flags)
+                with syscalls.without_kernel_addresses():
+                    self._bpf = bcc.BPF(text=_source_text(bpf_dir(), extra), cflags=flags)
                 for name, function in self._tracepoints.items():
                     self._functions[name] = self._bpf.load_func(function, bcc.BPF.RAW_TRACEPOINT)
                 for name in ("fault_minor", "fault_major"):
@@ -242,21 +240,20 @@ class Programs:
     def ring_descriptor(self, name: str) -> int:
         return int(self._bpf[name].map_fd)
 
-    def take_counters(self, of_phase: Callable[[int], bool]) -> npt.NDArray[np.void]:
-        """Counters per thread and phase: fields tid, phase and those of `struct counters`.
+    def take_counters(self, of_phase: Callable[[int], bool]) -> bytes:
+        """Counters per thread and phase: for each a `struct counter_key` and the `struct counters` behind it.
 
         Those of phases for which `of_phase` says so are taken out of the kernel map. They should not be counted in any
         more: what is added between the reading and the taking is lost.
         """
         table = self._bpf["counts"]
-        dtype = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
         taken = []
         for key, leaf in table.items():
             if of_phase(key.phase):
                 taken.append(bytes(key) + bytes(leaf))
                 with contextlib.suppress(KeyError):
                     del table[key]
-        return np.frombuffer(b"".join(taken), dtype=dtype)
+        return b"".join(taken)
 
     def io_uring_overflows(self) -> int | None:
         """Completions of io_uring that found their ring full; None when the kernel does not tell."""

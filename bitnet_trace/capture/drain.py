@@ -1,6 +1,7 @@
 """Moves what the kernel sent into the recording: the rings, and in counts mode the counters."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,12 @@ from bitnet_trace.capture.bpf import FIRST_PHASE, Programs
 from bitnet_trace.capture.ring import Ring
 from bitnet_trace.capture.task_log import TaskLog, accounting_rows
 from bitnet_trace.capture.taskstats import Taskstats
-from bitnet_trace.recording.layout import EVENT_DTYPE, TASK_DTYPE, Kind, Role
+from bitnet_trace.recording.layout import COUNTER_KEY_DTYPE, COUNTERS_DTYPE, EVENT_DTYPE, TASK_DTYPE, Kind, Role
 from bitnet_trace.recording.phase_log import PhaseLog
 from bitnet_trace.recording.writer import Writer
 
 _BATCH = 1 << 18
+_COUNTERS = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
 _LAST_TURNS = 64
 
 
@@ -74,7 +76,7 @@ class Drain:
             # A closed phase is taken out one turn after its end: whoever was still counting has finished by then. What
             # began since the phases were looked at is not known yet, but by its number: they only grow.
             left, known = self._open_phases | changed | self._changed_phases, self._newest_phase
-            self._writer.counters(self._programs.take_counters(lambda phase: 0 < phase <= known and phase not in left))
+            self._write_counters(lambda phase: 0 < phase <= known and phase not in left)
             self._changed_phases = changed
             self._newest_phase = max(changed | {known})
         while len(batch := self._events.drain(_BATCH)):
@@ -92,7 +94,7 @@ class Drain:
             if not self.step():
                 break
         if self._programs.counting:
-            self._writer.counters(self._programs.take_counters(lambda _phase: True))
+            self._write_counters(lambda _phase: True)
         self._step_tasks()
         self._step_taskstats()
         self._write_taskstats(self._taskstats.of_running(self._task_log.threads))
@@ -101,6 +103,9 @@ class Drain:
                 self.warnings.append(f"the ring of {name} was {ring.filled_share:.0%} full at its fullest")
             ring.close()
         self._taskstats.close()
+
+    def _write_counters(self, of_phase: Callable[[int], bool]) -> None:
+        self._writer.counters(np.frombuffer(self._programs.take_counters(of_phase), _COUNTERS))
 
     def _step_phases(self) -> set[int]:
         """The numbers of the phases that began or changed."""

@@ -3,9 +3,11 @@
 Each function returns what the call returns and raises OSError. Structures are packed as their man pages say.
 """
 
+import contextlib
 import ctypes
 import os
 import struct
+from collections.abc import Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -94,6 +96,33 @@ def open_uprobe_event(pmu_type: int, path: str, offset: int) -> int:
         _NR_PERF_EVENT_OPEN, buffer, ctypes.c_long(-1), ctypes.c_long(0), ctypes.c_long(-1),
         ctypes.c_long(_PERF_FLAG_FD_CLOEXEC),
     )  # fmt: skip
+
+
+# ---- capget(2), capset(2) ---------------------------------------------------------------------------------------
+
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAP_SYSLOG = 34
+
+
+@contextlib.contextmanager
+def without_kernel_addresses() -> Iterator[None]:
+    """This thread reads /proc/kallsyms as an ordinary user does: names without addresses.
+
+    BCC reads all of it for one symbol that it does not need for us, and skips what has no address: 0.1 s less.
+    """
+    header = struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)
+    if _libc.capget(header, data) != 0:
+        yield  # not worth an error: it only takes longer
+        return
+    before = data.raw
+    words = list(struct.unpack("<6I", before))
+    words[3] &= ~(1 << (_CAP_SYSLOG - 32))  # effective, upper half
+    _libc.capset(header, struct.pack("<6I", *words))
+    try:
+        yield
+    finally:
+        _libc.capset(header, before)
 
 
 # ---- ptrace(2) --------------------------------------------------------------------------------------------------
