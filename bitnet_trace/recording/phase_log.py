@@ -107,6 +107,8 @@ class PhaseLog:
 
     def _end(self, process: _Process, phase: int, ts_ns: int, end_kind: int) -> None:
         row = process.open.get(phase) or process.supposed_closed.pop(phase, None)
+        if row is not None and row.role in CALL_ROLES and end_kind == PhaseEnd.GAP:
+            return  # of two threads that left one gap at the same time the slower named the other's call
         if row is not None:
             self._close(process, row, ts_ns, end_kind)
 
