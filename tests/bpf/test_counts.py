@@ -102,8 +102,8 @@ def test_the_work_was_what_it_should_be(run):
             by_name.setdefault(line["name"], {}).setdefault(key, []).append(grown(line, key, INNER_BEGIN, INNER_END))
     assert min(by_name["flood"]["minor"]) == 101 * 1009
     assert min(by_name["sleeps"]["voluntary"]) == 53
-    assert min(by_name["compete"]["involuntary"]) > 5
-    assert max(by_name["yield_in_turns"]["involuntary"]) > 100
+    assert min(by_name["compete"]["involuntary"]) > 1
+    assert max(by_name["yield_in_turns"]["involuntary"]) > 10
     assert max(by_name["lock_in_turns"]["voluntary"]) > 0
     assert max(by_name["ping_pong"]["voluntary"]) > 10
-    assert min(by_name["sleep_through_signals"]["voluntary"]) >= 31
+    assert min(by_name["sleep_through_signals"]["voluntary"]) > 10

@@ -84,6 +84,21 @@ def test_exec_by_a_thread_that_is_not_the_leader(trace, program, detail):
         assert own.loc[line["pid"], "comm"] == program("family.c").name[:15]
 
 
+def test_nothing_is_counted_before_the_programs_first_execve(trace, program, data_file, detail):
+    """Our own child waits and changes its user before it: that is not the target's."""
+    run = trace([program("work.c"), data_file, "touch"], detail)
+    phases = run.recording.phases
+    assert set(run.counters.index.get_level_values("phase")) <= set(phases["id"])
+    assert 0 not in phases["id"].tolist()
+    events = run.recording.events
+    if len(events):
+        assert events["ts_ns"].min() >= phases["begin_ns"].min()
+    # by then Python has made hundreds of faults; a program of this size makes 200 to load
+    total = run.total([run.lines[0]["pid"]])
+    assert total["faults_user_minor"] < 2 * 1009 + 600
+    assert total["mmap_calls"] < 40
+
+
 CHAINS = {
     "exec": 'exec env A=1 "$0" "$@"',
     "fork": 'true; env A=1 "$0" "$@"; exit $?',
