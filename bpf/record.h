@@ -28,7 +28,7 @@ enum kind {
 	KIND_SWITCH_IN = 4,	/* enum switch_flag         off-CPU ns            run-queue ns    */
 	KIND_WAKEUP = 5,	/* waker's tid              target cpu            0               */
 	KIND_MIGRATE = 6,	/* destination cpu          origin cpu            0               */
-	KIND_FUTEX = 7,		/* operation | errno << 16  address               duration ns     */
+	KIND_FUTEX = 7,		/* operation | errno << 16  address               duration ns; 0: a wake, not timed */
 	KIND_READ = 8,		/* fd                       bytes, or -errno      duration ns     */
 	KIND_YIELD = 9,		/* 0                        0                     duration ns     */
 	KIND_SYSTEM_TIME = 10,	/* 0                        ns in kernel since the thread's last such record  0 */

@@ -54,6 +54,7 @@ struct thread {
 	u64 call_file_bytes;	/* size of the mapped file beyond the offset, 0 when unknown */
 	/* time in the kernel not yet sent */
 	u64 system_ns;
+	u64 wakes;		/* futex wakes not yet counted, in counts mode */
 	u32 system_phase;
 	/* outermost open engine call */
 	u32 engine_phase;	/* 0: none */
@@ -298,16 +299,19 @@ static __always_inline void note_resident(u32 tid, u32 pid, u32 phase, u64 now, 
 /* Time in the kernel is gathered and sent when the phase changed, not per call. */
 static __always_inline void flush_system_time(struct thread *t, u32 tid, u64 now)
 {
-	if (!t->system_ns)
+	if (!t->system_ns && !t->wakes)
 		return;
 #ifdef DETAIL_COUNTS
 	struct counters *c = counters_of(tid, t->system_phase);
-	if (c)
+	if (c) {
 		c->cpu_system_ns += t->system_ns;
+		c->futex_calls += t->wakes;
+	}
 #else
 	emit(KIND_SYSTEM_TIME, tid, t->system_phase, now, 0, t->system_ns, 0);
 #endif
 	t->system_ns = 0;
+	t->wakes = 0;
 }
 
 static __always_inline void add_system_time(struct thread *t, u32 tid, u32 phase, u64 now, u64 ns)

@@ -84,9 +84,12 @@ TRACEPOINT(sys_enter)
 	/* regs, number */
 	u32 tid = bpf_get_current_pid_tgid();
 	u64 number = ctx->args[1];
-	struct thread *t = threads.lookup(&tid);
+	struct thread *t;
 	u64 now;
 
+	if (number == CALL_FUTEX && is_wake(ctx->args[0]))
+		return 0; /* taken at its exit only: see futex.bpf.c */
+	t = threads.lookup(&tid);
 	if (!t)
 		return 0;
 	now = bpf_ktime_get_ns();
@@ -98,7 +101,8 @@ TRACEPOINT(sys_enter)
 	t->call_ts = now;
 	t->call_offcpu_ns = t->offcpu_ns;
 	t->call_number = number;
-	t->call_phase = phase_of(t);
+	if (COUNTING)
+		t->call_phase = phase_of(t);
 	switch (number) {
 	case CALL_EXECVE: case CALL_EXECVEAT:
 		if (tid != t->pid) {
@@ -112,16 +116,24 @@ TRACEPOINT(sys_enter)
 		mmap_begins(t, tid, ctx->args[0], now);
 		break;
 	case CALL_MUNMAP: case CALL_MREMAP: case CALL_MADVISE: case CALL_BRK:
-		keep_arguments(t, ctx->args[0]);
 		before_resident_falls(t, tid, now);
-		break;
-	case CALL_MPROTECT: case CALL_MLOCK: case CALL_MLOCK2: case CALL_MLOCKALL: case CALL_READ: case CALL_PREAD64:
-	case CALL_READV: case CALL_PREADV: case CALL_PREADV2: case CALL_FUTEX: case CALL_FUTEX_WAITV:
-	case CALL_FUTEX_WAKE: case CALL_FUTEX_WAIT: case CALL_FUTEX_REQUEUE:
-		keep_arguments(t, ctx->args[0]);
 		break;
 	}
 	return 0;
+}
+
+/* Calls whose arguments are looked at when they end: the registers are then what they were at the entry. */
+static __always_inline int is_looked_at(u32 number)
+{
+	switch (number) {
+	case CALL_MUNMAP: case CALL_MREMAP: case CALL_MADVISE: case CALL_BRK: case CALL_MPROTECT: case CALL_MLOCK:
+	case CALL_MLOCK2: case CALL_MLOCKALL: case CALL_READ: case CALL_PREAD64: case CALL_READV: case CALL_PREADV:
+	case CALL_PREADV2: case CALL_FUTEX: case CALL_FUTEX_WAITV: case CALL_FUTEX_WAKE: case CALL_FUTEX_WAIT:
+	case CALL_FUTEX_REQUEUE:
+		return 1;
+	default:
+		return 0;
+	}
 }
 
 TRACEPOINT(sys_exit)
@@ -135,8 +147,10 @@ TRACEPOINT(sys_exit)
 
 	if (!t)
 		return 0;
-	now = bpf_ktime_get_ns();
 	phase = phase_of(t);
+	if (!t->call_ts && wake_ends(t, tid, phase, ctx->args[0], result))
+		return 0;
+	now = bpf_ktime_get_ns();
 	if (!t->call_ts) { /* a new thread's first way to user mode is an exit without an entry */
 		send_populate(t, tid, phase, now, 0, 0);
 		return 0;
@@ -145,7 +159,10 @@ TRACEPOINT(sys_exit)
 	end_kernel_time(t, tid, phase, now);
 	if (t->fault_ts && (t->fault_flags & FAULT_KERNEL))
 		send_failed_fault(t, tid, phase, now);
-	send_populate(t, tid, phase, now, t->call_number, bytes_populated(t, result));
+	if (is_looked_at(t->call_number))
+		keep_arguments(t, ctx->args[0]);
+	if (t->call_number != CALL_FUTEX && t->call_number != CALL_SCHED_YIELD) /* those two are frequent, and bring nothing in */
+		send_populate(t, tid, phase, now, t->call_number, bytes_populated(t, result));
 
 	struct event e = {.ts_ns = now, .tid = tid, .phase = phase, .arg2 = duration};
 	switch (t->call_number) {

@@ -151,7 +151,6 @@ class Programs:
         except Exception as error:  # BCC raises bare Exception
             detail = next((line for line in log if "error" in line.lower()), str(error))
             raise TraceError(f"the BPF programs cannot be loaded: {detail}", "bitnet-trace doctor") from error
-        self._stats = syscalls.enable_bpf_stats()
 
     def _load_engine_probe(self, bcc: Any) -> tuple[int, bool]:
         """The uprobe program: for many probes at once where the kernel can, else for one at a time."""
@@ -275,7 +274,7 @@ class Programs:
         return {"events": {kind: n for kind, n in events.items() if n}, **others, "recursion": recursion}
 
     def cost(self) -> dict[str, int]:
-        """What the programs have cost so far, by the kernel's own accounting, on all CPUs: bpf_ns and bpf_runs."""
+        """What the programs have cost while they were timed, by the kernel's own accounting, on all CPUs."""
         infos = list(self._infos())
         return {
             "bpf_ns": sum(info["run_time_ns"] for info in infos),
@@ -298,5 +297,4 @@ class Programs:
 
     def close(self) -> None:
         self.detach()
-        os.close(self._stats)
         self._bpf.cleanup()

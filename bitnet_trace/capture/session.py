@@ -165,6 +165,7 @@ class _Run:
         self._programs.trace_child(self._child.pid)
         self._holder.seize(self._child.pid)
         self._mark("released")
+        self._stats = cost.StatsWindows()
         self._cpu_before_ns = time.process_time_ns()
         self._child.release()
 
@@ -203,6 +204,7 @@ class _Run:
             self._handle_ends()
             if time.monotonic() >= next_drain:
                 self._record(self._drain.step)
+                self._stats.step()
                 next_drain = time.monotonic() + _DRAIN_INTERVAL_S
             if time.monotonic() >= next_meta:
                 self._record(lambda: self._writer.update_meta(**self._meta()))
@@ -249,6 +251,7 @@ class _Run:
         self._placer.finish()
         self._mark("drained")
         meta = self._meta()
+        self._stats.close()
         self._programs.close()
         self._mark("detached")
         self._record(
@@ -295,10 +298,12 @@ class _Run:
         return self._timeline.get("ended", time.monotonic_ns()) - self._timeline["released"]
 
     def _cost(self) -> dict[str, Any]:
-        bpf = self._programs.cost()
+        share = self._stats.share(self._wall_ns() / 1e9)
+        bpf = {name: round(measured / share) for name, measured in self._programs.cost().items()}
         tracer_cpu_ns = time.process_time_ns() - self._cpu_before_ns
         parts = {
             **bpf,
+            "bpf_timed_share": round(share, 3),
             "tracer_cpu_ns": tracer_cpu_ns,
             "ptrace_stops": self._holder.stops,
             "held_ns": self._holder.held_ns,
