@@ -13,7 +13,7 @@ SUDO   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BITNET_TRACE_REQU
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages demo test test-unit test-bpf lint format bench build install clean
+.PHONY: help setup packages demo test test-unit test-bpf lint format bench docs build install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ format: setup ## reformat and sort imports
 
 bench: setup ## the cost of start-up and of tracing on this machine (root)
 	$(SUDO) $(BIN)/python -m tests.bench
+
+docs: setup ## the README's picture, of a recording of the demo (root)
+	$(SUDO) $(BIN)/bitnet-trace demo --force -o build/hello.btrace >/dev/null
+	mkdir -p docs/images && $(BIN)/python docs/screenshot.py build/hello.btrace docs/images/report.svg
 
 build: setup ## the wheel, in dist/
 	$(PIP) wheel --no-deps --wheel-dir dist .

@@ -42,7 +42,8 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
     (traced against reported). Of several lines of a kind those of a server's slots are summed, else the last counts.
     A server's decode time reaches from token to token, with sampling and what else lies between. Slots that worked side
     by side are not compared: their times overlap. The load time of the engines reaches from the load to the end of the
-    first decode call (llama.cpp, t_load_us). Of sampling and the total nothing is traced that would be the same.
+    first decode call (llama.cpp, t_load_us). Of sampling and the total nothing is traced that would be the same; nor of
+    llama-bench, which prints the average of its repeats and samples nothing.
     """
     rows = []
     for what in _COMPARED:
@@ -58,7 +59,8 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
         rate = finite(lines[0].get("tokens_per_second")) if len(lines) == 1 else _rate(n, reported_ns)
         side_by_side = len({str(line.get("slot")) for line in lines}) > 1
         by_server = lines[0].get("slot") is not None
-        traced_ns = None if side_by_side else _traced_ns(what, phases, by_server)
+        averaged = lines[0].get("source") == "llama-bench"  # of repeats, which are not told apart in the trace
+        traced_ns = None if side_by_side or averaged else _traced_ns(what, phases, by_server)
         difference = None
         if traced_ns is not None and reported_ns:
             difference = round(100 * (traced_ns - reported_ns) / reported_ns, 2)

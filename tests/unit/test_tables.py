@@ -256,6 +256,10 @@ def test_slots_of_a_server_are_summed_and_of_other_lines_the_last_counts():
     lines[2]["slot"] = 0
     # 50 ms of decode calls, and 5 ms between them
     assert compare_timings(lines, phases)[1]["difference_pct"] == 10.0
+    # llama-bench prints averages of repeats: shown, not compared
+    averaged = {"what": "decode", "ms": 50.0, "count": 5, "tokens_per_second": 100.0, "source": "llama-bench"}
+    (decode,) = compare_timings([averaged], phases)
+    assert (decode["reported_ns"], decode["traced_ns"], decode["difference_pct"]) == (50 * MS, None, None)
     assert (sample["reported_ns"], sample["traced_ns"], sample["difference_pct"]) == (6 * MS, None, None)
     assert (load["reported_ns"], load["difference_pct"]) == (None, None)
 
