@@ -65,8 +65,9 @@ bench: setup ## the cost of start-up and of tracing on this machine (root)
 	$(SUDO) $(BIN)/python -m tests.bench
 
 docs: setup ## the README's picture, of a recording of the demo (root)
+	mkdir -p build docs/images
 	$(SUDO) $(BIN)/bitnet-trace demo --force -o build/hello.btrace >/dev/null
-	mkdir -p docs/images && $(BIN)/python docs/screenshot.py build/hello.btrace docs/images/report.svg
+	$(BIN)/python docs/screenshot.py build/hello.btrace docs/images/report.svg
 
 build: setup ## the wheel, in dist/
 	$(PIP) wheel --no-deps --wheel-dir dist .
