@@ -98,22 +98,14 @@ def run(
 
 def summary(result: "Result") -> Iterator[str]:
     """What is said at the end of a run: how much was seen, what was lost, and what to type next."""
-    meta = result.meta
-    lost = count_lost(meta["losses"])
-    received = sum(meta["received"].values())
-    coverage = 100 * received / (received + lost) if received + lost else 100.0
-    yield f"{received:,} events, {lost:,} lost, coverage {coverage:.2f} %, engine {meta['engine'] or 'not recognised'}"
-    yield from meta["warnings"]
-    if meta["engine"]:
-        hits = {row["role"]: 0 for row in meta["probes"] if row["role"]}
-        for row in meta["probes"]:
-            if row["role"]:
-                hits[row["role"]] += row["hits"]
-        if not hits.get("decode"):
-            yield "the engine's decode function was probed and never called: no phases"
+    from bitnet_trace.analysis.health import health
+
+    meta = dict(result.meta)
+    found = health(meta, n_stored=0, complete=True, warnings=[])
+    coverage = 100.0 if found["coverage_pct"] is None else found["coverage_pct"]
+    engine = meta["engine"] or "not recognised"
+    yield f"{found['events']:,} events, {found['lost']:,} lost, coverage {coverage:.2f} %, engine {engine}"
+    yield from found["warnings"]
+    if "decode" in found["never_hit"]:
+        yield "the engine's decode function was probed and never called: no phases"
     yield f"bitnet-trace report {result.recording}"
-
-
-def count_lost(losses: dict[str, object]) -> int:
-    """All losses of a recording, of whatever kind."""
-    return sum(count_lost(part) if isinstance(part, dict) else int(str(part)) for part in losses.values())
