@@ -26,36 +26,34 @@ static __always_inline u32 error_of(s64 result)
 	return result < 0 && result > -4096 ? -result : 0;
 }
 
-/* A wake is what the last thread at a barrier does, hundreds of times a token, mostly with nobody asleep. It is taken at its
- * exit only: it is not timed, so that it costs one program and not two. The time in the kernel lacks that of wakes. */
-static __always_inline int is_wake(u64 regs)
+/* Of the registers at the entry and the exit of a call alike. */
+static __always_inline int is_wake(u64 regs, u64 number)
 {
-	unsigned long operation = 0;
-
-	READ_KERNEL(operation, regs, 13 * sizeof(long)); /* si */
-	return (operation & 127) == 1 /* FUTEX_WAKE */;
+	return number == CALL_FUTEX && (LOAD_WORD(regs, REGISTER_SI) & 127) == 1 /* FUTEX_WAKE */;
 }
 
-/* Returns whether the call that ends, whose entry was not taken, is a wake. */
-static __always_inline int wake_ends(struct thread *t, u32 tid, u32 phase, u64 regs, s64 result)
+/* Wakes are taken at their exit only and not timed: see wake.bpf.c. The time in the kernel lacks that of wakes. */
+static __always_inline void wake_ends(u32 tid, u64 regs, s64 result)
 {
-	struct {
-		unsigned long si, di, number;
-	} r = {};
+	u64 address = LOAD_WORD(regs, REGISTER_DI), now;
+	struct thread *t;
 
-	READ_KERNEL(r, regs, 13 * sizeof(long));
-	if (r.number != CALL_FUTEX || (r.si & 127) != 1)
-		return 0;
+	if (in_wake_run(tid, address, result))
+		return;
+	t = this_thread(tid);
+	if (!t)
+		return;
+	end_wake_run(tid);
+	now = bpf_ktime_get_ns();
+	if (result >= 0 && begin_wake_run(t, tid, now, address, result))
+		return;
 #ifdef DETAIL_COUNTS
-	if (t->system_phase != phase) {
-		flush_system_time(t, tid, bpf_ktime_get_ns());
-		t->system_phase = phase;
-	}
-	t->wakes++;
+	struct counters *c = counters_of(tid, phase_of(t));
+	if (c)
+		c->futex_calls++;
 #else
-	emit(KIND_FUTEX, tid, phase, bpf_ktime_get_ns(), 1 /* FUTEX_WAKE */ | error_of(result) << 16, r.di, 0);
+	emit(KIND_FUTEX, tid, phase_of(t), now, 1 /* FUTEX_WAKE */ | error_of(result) << 16, address, 0);
 #endif
-	return 1;
 }
 
 static __always_inline void futex_ends(struct thread *t, s64 result, struct event *e)

@@ -42,8 +42,8 @@ static __always_inline void mmap_begins(struct thread *t, u32 tid, u64 regs, u64
 	t->call_file_bytes = 0;
 	if (t->call_arguments[3] & 0x20 /* MAP_ANONYMOUS */)
 		return;
-	READ_KERNEL(fd, regs, 9 * sizeof(long)); /* r8: descriptor, r9: offset */
-	READ_KERNEL(offset, regs, 8 * sizeof(long));
+	fd = LOAD_WORD(regs, REGISTER_R8);
+	offset = LOAD_WORD(regs, REGISTER_R9);
 	file = open_file(fd);
 	if (!file)
 		return; /* the call is about to fail with EBADF */

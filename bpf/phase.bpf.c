@@ -38,6 +38,7 @@ static __always_inline u32 enter_phase(struct process *p, u32 pid, u32 tid, u32 
 		note_resident(tid, pid, p->phase, now, bytes);
 	p->phase = id;
 	p->role = role;
+	tell_phase_change();
 	p->marked = 0;
 	p->rss_peak = bytes;
 	emit_phase(KIND_PHASE_BEGIN, tid, id, now, role, context, n_tokens | (u64)pid << 32);
@@ -92,6 +93,7 @@ static __always_inline int close_engine_call(struct thread *t, struct process *p
 			break;
 		if (state->open) {
 			p->phase = candidate;
+			tell_phase_change();
 			p->role = ROLE_DECODE;
 			return 0;
 		}

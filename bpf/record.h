@@ -28,7 +28,7 @@ enum kind {
 	KIND_SWITCH_IN = 4,	/* enum switch_flag         off-CPU ns            run-queue ns    */
 	KIND_WAKEUP = 5,	/* waker's tid              target cpu            0               */
 	KIND_MIGRATE = 6,	/* destination cpu          origin cpu            0               */
-	KIND_FUTEX = 7,		/* operation | errno << 16  address               duration ns; 0: a wake, not timed */
+	KIND_FUTEX = 7,		/* operation | errno << 16  address               duration ns; wakes are not timed: 0 */
 	KIND_READ = 8,		/* fd                       bytes, or -errno      duration ns     */
 	KIND_YIELD = 9,		/* 0                        0                     duration ns     */
 	KIND_SYSTEM_TIME = 10,	/* 0                        ns in kernel since the thread's last such record  0 */
@@ -36,6 +36,7 @@ enum kind {
 	KIND_IO_SUBMIT = 12,	/* opcode | enum io_flag    user data             0               */
 	KIND_IO_COMPLETE = 13,	/* opcode | enum io_flag    result, or -errno     latency ns      */
 	KIND_TLB = 14,		/* enum tlb_event           pages, -1: all        0               */
+	KIND_FUTEX_WAKES = 15,	/* calls, one or more       address               threads woken; `ts_ns` is the first call's */
 	/* memory calls: arg0 = pages, arg1 = page address | enum memory_detail or advice, arg2 = duration ns */
 	KIND_MMAP = 16,
 	KIND_MUNMAP = 17,

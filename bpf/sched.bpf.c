@@ -101,6 +101,7 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 	}
 	if (t->system_phase != phase)
 		flush_system_time(t, tid, now);
+	end_wake_run(tid); /* not to be told too late */
 #ifdef DETAIL_COUNTS
 	struct counters *c = counters_of(tid, phase);
 	if (c && !(flags & SWITCH_EXIT)) {

@@ -1,18 +1,11 @@
 /* System calls: the two raw tracepoints, and which calls are looked at. What each means is in memory, futex and io. */
 
-/* The first argument registers in the order of struct pt_regs, read in one go. */
-struct argument_registers {
-	unsigned long r10, r9, r8, ax, cx, dx, si, di;
-};
-
 static __always_inline void keep_arguments(struct thread *t, u64 regs)
 {
-	struct argument_registers r = {};
-	READ_KERNEL(r, regs, 7 * sizeof(long));
-	t->call_arguments[0] = r.di;
-	t->call_arguments[1] = r.si;
-	t->call_arguments[2] = r.dx;
-	t->call_arguments[3] = r.r10;
+	t->call_arguments[0] = LOAD_WORD(regs, REGISTER_DI);
+	t->call_arguments[1] = LOAD_WORD(regs, REGISTER_SI);
+	t->call_arguments[2] = LOAD_WORD(regs, REGISTER_DX);
+	t->call_arguments[3] = LOAD_WORD(regs, REGISTER_R10);
 }
 
 /* The first program's execve is where the target begins: counts are taken from here on. */
@@ -87,8 +80,8 @@ TRACEPOINT(sys_enter)
 	struct thread *t;
 	u64 now;
 
-	if (number == CALL_FUTEX && is_wake(ctx->args[0]))
-		return 0; /* taken at its exit only: see futex.bpf.c */
+	if (is_wake(ctx->args[0], number))
+		return 0; /* taken at its exit only */
 	t = threads.lookup(&tid);
 	if (!t)
 		return 0;
@@ -98,6 +91,7 @@ TRACEPOINT(sys_enter)
 			return 0; /* still our own code in the child */
 		arm(t, now);
 	}
+	end_wake_run(tid);
 	t->call_ts = now;
 	t->call_offcpu_ns = t->offcpu_ns;
 	t->call_number = number;
@@ -140,16 +134,19 @@ TRACEPOINT(sys_exit)
 {
 	/* regs, return value */
 	u32 tid = bpf_get_current_pid_tgid();
-	struct thread *t = this_thread(tid);
 	s64 result = ctx->args[1];
 	u64 now, duration;
+	struct thread *t;
 	u32 phase;
 
+	if (is_wake(ctx->args[0], LOAD_WORD(ctx->args[0], REGISTER_CALL))) {
+		wake_ends(tid, ctx->args[0], result);
+		return 0;
+	}
+	t = this_thread(tid);
 	if (!t)
 		return 0;
 	phase = phase_of(t);
-	if (!t->call_ts && wake_ends(t, tid, phase, ctx->args[0], result))
-		return 0;
 	now = bpf_ktime_get_ns();
 	if (!t->call_ts) { /* a new thread's first way to user mode is an exit without an entry */
 		send_populate(t, tid, phase, now, 0, 0);

@@ -101,6 +101,7 @@ TRACEPOINT(sched_process_exec)
 		if (threads.update(&tid, &copy))
 			lose_other(LOST_THREAD_STATE);
 		threads.delete(&old_tid);
+		leave_wake_place(old_tid);
 	}
 	struct thread *t = this_thread(tid);
 	if (!t)
@@ -144,6 +145,7 @@ TRACEPOINT(sched_process_exit)
 	send_populate(t, tid, phase, now, 0, 0);
 	end_kernel_time(t, tid, phase, now); /* exit(), or killed inside a call */
 	flush_system_time(t, tid, now);
+	leave_wake_place(tid);
 	/* from here to its last switch it is in the kernel */
 	t->call_ts = t->in_kernel ? 0 : now;
 	t->call_offcpu_ns = t->offcpu_ns;

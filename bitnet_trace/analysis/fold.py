@@ -112,6 +112,7 @@ class _Fold:
             Kind.WAKEUP: lambda rows: self._add("wakeups", rows),
             Kind.MIGRATE: lambda rows: self._add("migrations", rows),
             Kind.FUTEX: self._futex,
+            Kind.FUTEX_WAKES: lambda rows: self._add("futex_calls", rows, self._events["arg0"][rows]),
             Kind.READ: self._reads,
             Kind.YIELD: lambda rows: self._add("sched_yield_calls", rows),
             Kind.SYSTEM_TIME: lambda rows: self._add("cpu_system_ns", rows, self._events["arg1"][rows]),

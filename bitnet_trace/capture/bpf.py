@@ -14,7 +14,7 @@ from bitnet_trace.recording.header import Kind, Role
 from bitnet_trace.resources import bpf_dir
 
 # compiled as one text, in this order: each file uses what stands before it
-_SOURCES = ("state", "phase", "fault", "task", "sched", "futex", "io", "memory", "syscall", "tlb", "io_uring")
+_SOURCES = ("state", "wake", "phase", "fault", "task", "sched", "futex", "io", "memory", "syscall", "tlb", "io_uring")
 
 TRACEPOINTS = (
     "task_newtask",
@@ -30,6 +30,8 @@ TRACEPOINTS = (
     "sys_enter",
     "sys_exit",
 )
+# the frequent ones: their programs read what they are given by plain loads and not by a helper's call
+_TYPED = frozenset({"sys_enter", "sys_exit"})
 
 _LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests")
 _IO_OVERFLOWS = len(_LOST_OTHER)
@@ -137,20 +139,26 @@ class Programs:
         self.counting = counting
         self.rings = rings
         self._links: list[int] = []
-        self._functions: dict[str, Any] = {}
+        self._loaded: dict[str, int] = {}
         log: list[str] = []
         try:
             with _working_directory(bpf_dir()), _captured_stderr() as log:
                 with syscalls.without_kernel_addresses():
                     self._bpf = bcc.BPF(text=_source_text(bpf_dir(), extra), cflags=flags)
                 for name, function in self._tracepoints.items():
-                    self._functions[name] = self._bpf.load_func(function, bcc.BPF.RAW_TRACEPOINT)
+                    self._loaded[name] = self._load_tracepoint(bcc, kernel, name, function)
                 for name in ("fault_minor", "fault_major"):
-                    self._functions[name] = self._bpf.load_func(name, bcc.BPF.PERF_EVENT)
+                    self._loaded[name] = self._bpf.load_func(name, bcc.BPF.PERF_EVENT).fd
             self._engine_program, self._multi = self._load_engine_probe(bcc)
         except Exception as error:  # BCC raises bare Exception
             detail = next((line for line in log if "error" in line.lower()), str(error))
             raise TraceError(f"the BPF programs cannot be loaded: {detail}", "bitnet-trace doctor") from error
+
+    def _load_tracepoint(self, bcc: Any, kernel: btf.Btf, name: str, function: str) -> int:
+        type_id = kernel.tracepoint_type(name) if name in _TYPED else None
+        if type_id is None:
+            return int(self._bpf.load_func(function, bcc.BPF.RAW_TRACEPOINT).fd)
+        return syscalls.load_tracepoint_program(self._bpf.dump_func(function), function, type_id)
 
     def _load_engine_probe(self, bcc: Any) -> tuple[int, bool]:
         """The uprobe program: for many probes at once where the kernel can, else for one at a time."""
@@ -166,7 +174,10 @@ class Programs:
         results: dict[str, str | None] = dict(self._missing)
         for name, function in self._tracepoints.items():
             try:
-                self._bpf.attach_raw_tracepoint(tp=name, fn_name=function)
+                if name in _TYPED:
+                    self._links.append(syscalls.attach_tracepoint_program(self._loaded[name]))
+                else:
+                    self._bpf.attach_raw_tracepoint(tp=name, fn_name=function)
                 results[name] = None
             except Exception as error:  # BCC raises bare Exception
                 results[name] = str(error)
@@ -282,7 +293,7 @@ class Programs:
         }
 
     def _infos(self) -> Iterator[dict[str, int]]:
-        for descriptor in [function.fd for function in self._functions.values()] + [self._engine_program]:
+        for descriptor in (*self._loaded.values(), self._engine_program):
             yield syscalls.program_info(descriptor)
 
     def detach(self) -> None:

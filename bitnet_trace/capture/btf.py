@@ -122,6 +122,11 @@ class Btf:
         position = self._named(struct_name, {_STRUCT})
         return None if position is None else self._header(position)[3]
 
+    def tracepoint_type(self, tracepoint: str) -> int | None:
+        """The id of a raw tracepoint's type, `btf_trace_NAME`; None: no such tracepoint."""
+        position = self._named(f"btf_trace_{tracepoint}", {_TYPEDEF})
+        return None if position is None else bisect.bisect_left(self._offsets, position, lo=1)
+
     def parameters(self, tracepoint: str) -> list[str] | None:
         """Types of a raw tracepoint's arguments, by the prototype `btf_trace_NAME`; None: no such tracepoint.
 

@@ -33,6 +33,7 @@ class Drain:
         self._taskstats_count = 0
         self._kind_counts = np.zeros(max(Kind) + 1, np.int64)
         self._task_count = 0
+        self._filled_share = 0.0
         self._open_phases: set[int] = set()
         self._changed_phases: set[int] = set()  # in the last turn
         self._newest_phase = 0  # up to the last turn
@@ -47,6 +48,11 @@ class Drain:
         begin["arg0"], begin["arg2"] = Role.STARTUP, pid << 32
         self._writer.phases(self._phase_log.fold(begin))
         self._open_phases.add(FIRST_PHASE)
+
+    @property
+    def filled_share(self) -> float:
+        """How full the ring of events was at the last step, 0 to 1."""
+        return self._filled_share
 
     @property
     def received(self) -> dict[str, int]:
@@ -79,6 +85,7 @@ class Drain:
             self._write_counters(lambda phase: 0 < phase <= known and phase not in left)
             self._changed_phases = changed
             self._newest_phase = max(changed | {known})
+        self._filled_share = self._events.filled_share
         while len(batch := self._events.drain(_BATCH)):
             self._kind_counts += np.bincount(batch["kind"], minlength=len(self._kind_counts))
             # in the order of time, not of reservation
@@ -99,8 +106,8 @@ class Drain:
         self._step_taskstats()
         self._write_taskstats(self._taskstats.of_running(self._task_log.threads))
         for name, ring in (("events", self._events), ("phases", self._phases), ("tasks", self._tasks)):
-            if ring.filled_share > 0.5:
-                self.warnings.append(f"the ring of {name} was {ring.filled_share:.0%} full at its fullest")
+            if ring.fullest_share > 0.5:
+                self.warnings.append(f"the ring of {name} was {ring.fullest_share:.0%} full at its fullest")
             ring.close()
         self._taskstats.close()
 

@@ -64,6 +64,11 @@ class Ring:
 
     @property
     def filled_share(self) -> float:
+        """How full the ring is, 0 to 1."""
+        return int(self._producer[0] - self._consumer[0]) / self._size
+
+    @property
+    def fullest_share(self) -> float:
         """How full the ring was at its fullest, 0 to 1."""
         return self.high_water_bytes / self._size
 

@@ -17,7 +17,9 @@ from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals
 from bitnet_trace.errors import TraceError
 
-_DRAIN_INTERVAL_S = 0.2
+# Each turn takes a CPU from a target that uses all of them: seldom while little happens, often when the ring fills.
+_DRAIN_INTERVAL_S, _BUSY_INTERVAL_S = 0.5, 0.1
+_BUSY_SHARE = 0.05
 _META_INTERVAL_S = 5.0
 # after the target's end: how long its last output and its held descendants are waited for
 _OUTPUT_GRACE_S = 0.5
@@ -205,7 +207,8 @@ class _Run:
             if time.monotonic() >= next_drain:
                 self._record(self._drain.step)
                 self._stats.step()
-                next_drain = time.monotonic() + _DRAIN_INTERVAL_S
+                busy = self._drain.filled_share > _BUSY_SHARE
+                next_drain = time.monotonic() + (_BUSY_INTERVAL_S if busy else _DRAIN_INTERVAL_S)
             if time.monotonic() >= next_meta:
                 self._record(lambda: self._writer.update_meta(**self._meta()))
                 next_meta = time.monotonic() + _META_INTERVAL_S

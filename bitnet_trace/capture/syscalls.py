@@ -12,9 +12,10 @@ from collections.abc import Iterator
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _NR_PTRACE, _NR_PERF_EVENT_OPEN, _NR_BPF = 101, 298, 321
-_BPF_MAP_CREATE, _BPF_PROG_LOAD, _BPF_OBJ_GET_INFO, _BPF_LINK_CREATE, _BPF_ENABLE_STATS = 0, 5, 15, 28, 32
-_BPF_PROG_TYPE_KPROBE = 2
-_ATTACH_UPROBE_MULTI, _ATTACH_PERF_EVENT = 48, 41
+_BPF_MAP_CREATE, _BPF_PROG_LOAD, _BPF_OBJ_GET_INFO, _BPF_RAW_TRACEPOINT_OPEN = 0, 5, 15, 17
+_BPF_LINK_CREATE, _BPF_ENABLE_STATS = 28, 32
+_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
+_ATTACH_TYPED_TRACEPOINT, _ATTACH_UPROBE_MULTI, _ATTACH_PERF_EVENT = 23, 48, 41
 _PERF_FLAG_FD_CLOEXEC = 8
 
 
@@ -39,12 +40,29 @@ def load_multi_uprobe_program(instructions: bytes, name: str) -> int:
 
     BCC loads the same code for one uprobe at a time, whose detaching takes a tenth of a second each.
     """
+    return _load_program(_BPF_PROG_TYPE_KPROBE, _ATTACH_UPROBE_MULTI, 0, instructions, name)
+
+
+def load_tracepoint_program(instructions: bytes, name: str, type_id: int) -> int:
+    """Loads a program for the raw tracepoint whose BTF type has this id; returns its descriptor.
+
+    It may read the structures that it is given by plain loads. BCC knows only raw tracepoints without types.
+    """
+    return _load_program(_BPF_PROG_TYPE_TRACING, _ATTACH_TYPED_TRACEPOINT, type_id, instructions, name)
+
+
+def attach_tracepoint_program(program: int) -> int:
+    """Attaches it where it was loaded for; closing the returned descriptor detaches it."""
+    return _bpf(_BPF_RAW_TRACEPOINT_OPEN, struct.pack("<QI4x", 0, program))
+
+
+def _load_program(kind: int, attach_type: int, attach_type_id: int, instructions: bytes, name: str) -> int:
     code = ctypes.create_string_buffer(instructions, len(instructions))
     license_text = ctypes.create_string_buffer(b"GPL")
     attributes = struct.pack(
-        "<IIQQIIQII16sII32x",
-        _BPF_PROG_TYPE_KPROBE, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license_text),
-        0, 0, 0, 0, 0, name.encode()[:15], 0, _ATTACH_UPROBE_MULTI,
+        "<IIQQIIQII16sII36xI4x",
+        kind, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(license_text),
+        0, 0, 0, 0, 0, name.encode()[:15], 0, attach_type, attach_type_id,
     )  # fmt: skip
     return _bpf(_BPF_PROG_LOAD, attributes)
 

@@ -23,19 +23,28 @@ def from_numpy(values: npt.NDArray[Any]) -> pa.Array:
 def from_values(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Numbers, booleans or strings, with None for null, as an Arrow array of that type.
 
-    Raises OverflowError or TypeError for what does not fit the type.
+    File names and comms are bytes to the kernel: what is no UTF-8 is shown as \\xNN. Raises OverflowError or TypeError for
+    what does not fit the type.
     """
-    present = np.array([value is not None for value in values], bool)
-    validity = None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
+    if None in values:
+        present = np.array([value is not None for value in values], bool)
+        validity = pa.py_buffer(np.packbits(present, bitorder="little"))
+        nothing: Any = "" if pa.types.is_string(kind) else 0
+        values = [nothing if value is None else value for value in values]
+    else:
+        validity = None
     if pa.types.is_string(kind):
-        encoded = [b"" if value is None else value.encode() for value in values]
+        encoded = [_text(value) for value in values]
         offsets = np.zeros(len(encoded) + 1, np.int32)
         np.cumsum([len(text) for text in encoded], out=offsets[1:])
         buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
     elif pa.types.is_boolean(kind):
-        bits = np.array([bool(value) for value in values], bool)
-        buffers = [validity, pa.py_buffer(np.packbits(bits, bitorder="little"))]
+        buffers = [validity, pa.py_buffer(np.packbits(np.array(values, bool), bitorder="little"))]
     else:
-        numbers = np.array([0 if value is None else value for value in values], kind.to_pandas_dtype())
-        buffers = [validity, pa.py_buffer(numbers)]
+        buffers = [validity, pa.py_buffer(np.array(values, kind.to_pandas_dtype()))]
     return pa.Array.from_buffers(kind, len(values), buffers)
+
+
+def _text(value: str) -> bytes:
+    data = value.encode("utf-8", "surrogateescape")
+    return data if value.isascii() else data.decode("utf-8", "backslashreplace").encode()

@@ -4,7 +4,7 @@ The kernel numbers the phases and says when they begin and end; what belongs tog
 before it, a call that was never seen to return and the next one) is put together here.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class _Row:
     overlapped: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        return dict(vars(self))
 
 
 @dataclass

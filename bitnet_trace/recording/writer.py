@@ -36,6 +36,7 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _REPLACEABLE = {META_NAME, META_TEMPORARY_NAME, *LOG_NAMES, *(name + STREAM_SUFFIX for name in STREAM_NAMES)}
 
 Row = Mapping[str, Any]
+_COLUMNS = {name: [(field.name, field.type) for field in schema] for name, schema in SCHEMAS.items()}
 
 
 class Writer:
@@ -132,9 +133,9 @@ class Writer:
         self._stream(name).append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name]))
 
     def _append_rows(self, name: str, rows: Iterable[Row]) -> None:
-        clean = [{key: _text(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows]
-        if clean:
-            columns = [from_values([row.get(field.name) for row in clean], field.type) for field in SCHEMAS[name]]
+        rows = list(rows)
+        if rows:
+            columns = [from_values([row.get(column) for row in rows], kind) for column, kind in _COLUMNS[name]]
             self._stream(name).append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name]))
 
     def _stream(self, name: str) -> "_Stream":
@@ -198,11 +199,6 @@ class _Stream:
                 os.ftruncate(self._descriptor, self._size)
             raise
         self._size += len(memoryview(data))
-
-
-def _text(value: str) -> str:
-    """File names and comms are bytes to the kernel: what is no UTF-8 is shown as \\xNN."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _write_all(descriptor: int, data: Any) -> None:

@@ -2,9 +2,11 @@
 
 import pytest
 
+from bitnet_trace.recording.layout import Kind
+
 SINGLE = (
     "touch", "flood", "zero_page", "discard", "read_fresh", "populate", "populate_file", "lock_pages", "lock_later",
-    "advise_populate", "major", "failing", "memory_calls", "read_calls", "futex_calls", "yields", "sleeps",
+    "advise_populate", "major", "failing", "memory_calls", "read_calls", "futex_calls", "wakes", "yields", "sleeps",
 )  # fmt: skip
 THREADS = (
     "compete,compete",
@@ -13,6 +15,7 @@ THREADS = (
     "ping_pong,ping_pong",
     "sleep_through_signals,send_signals",
     "touch,read_fresh,populate,lock_pages",
+    "wakes,wakes,wakes",
 )
 ITEMS = (*SINGLE, *THREADS)
 
@@ -92,6 +95,20 @@ def test_events_between_two_times_are_what_happened_then(run, item):
             assert sum(inside[name] for name in columns) <= truth <= sum(around[name] for name in columns), key
         if line["round"] == 1:
             assert {name: int(inside[name]) for name in line["counts"]} == line["counts"], line["name"]
+
+
+@pytest.mark.parametrize("detail", ["events"], indirect=True)
+def test_wakes_one_after_the_other_are_few_records(run):
+    """4,001 wakes at one address, and 211 that change it: those are a record each."""
+    for line, phase in works(run, "wakes"):
+        events = run.recording.events
+        mine = events[(events["tid"] == line["tid"]) & (events["phase"] == phase["id"])]
+        runs, singles = (mine[mine["kind"] == kind] for kind in (Kind.FUTEX_WAKES, Kind.FUTEX))
+        assert len(singles) == 13
+        assert runs["arg0"].sum() == 4001 + 211
+        assert 211 <= len(runs) < 300
+        assert (runs["ts_ns"] >= phase["begin_ns"]).all()
+        assert (runs["ts_ns"] <= phase["end_ns"]).all()
 
 
 def test_the_work_was_what_it_should_be(run):

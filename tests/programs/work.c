@@ -295,6 +295,18 @@ static void futex_calls(struct work *w)
 		futex_call(w, &word, FUTEX_WAIT_PRIVATE, 1, &soon); /* ETIMEDOUT */
 }
 
+static void wakes(struct work *w)
+{
+	_Atomic int words[2] = {1, 1};
+
+	for (int i = 0; i < 4001; i++)
+		futex_call(w, words, FUTEX_WAKE_PRIVATE, 1, 0);
+	for (int i = 0; i < 211; i++)
+		futex_call(w, &words[i & 1], FUTEX_WAKE, 1, 0);
+	for (int i = 0; i < 13; i++)
+		futex_call(w, (_Atomic int *)((char *)words + 1), FUTEX_WAKE_PRIVATE, 1, 0); /* EINVAL */
+}
+
 static void yields(struct work *w)
 {
 	for (int i = 0; i < 1009; i++)
@@ -452,7 +464,7 @@ static const struct {
 #define KIND(f) {#f, f}
 	KIND(touch), KIND(flood), KIND(zero_page), KIND(discard), KIND(read_fresh), KIND(populate), KIND(populate_file),
 	KIND(lock_pages), KIND(lock_later), KIND(advise_populate), KIND(major), KIND(failing), KIND(memory_calls),
-	KIND(read_calls), KIND(futex_calls), KIND(yields), KIND(sleeps), KIND(compete), KIND(yield_in_turns),
+	KIND(read_calls), KIND(futex_calls), KIND(wakes), KIND(yields), KIND(sleeps), KIND(compete), KIND(yield_in_turns),
 	KIND(lock_in_turns), KIND(ping_pong), KIND(sleep_through_signals), KIND(send_signals), KIND(sleep_50ms_20_times),
 	KIND(busy_second), KIND(hog), KIND(read_zeros), KIND(futex_waits),
 };

@@ -165,6 +165,10 @@ def test_futex_calls_that_do_not_wait(operation):
     assert fold(event(Kind.FUTEX, 90, arg0=operation, arg2=40)) == {(1, PID): {"futex_calls": 1}}
 
 
+def test_a_run_of_wakes_is_as_many_calls_as_it_says():
+    assert fold(event(Kind.FUTEX_WAKES, 90, arg0=37, arg1=0x1000, arg2=2)) == {(1, PID): {"futex_calls": 37}}
+
+
 def test_reads_that_fail_return_no_bytes():
     assert fold(event(Kind.READ, 90, arg1=4096, arg2=8), event(Kind.READ, 95, arg1=2**64 - 11, arg2=1)) == {
         (1, PID): {"read_calls": 2, "read_bytes": 4096, "read_ns": 9}
