@@ -70,7 +70,7 @@ enum switch_flag {
 	SWITCH_VOLUNTARY = 1,
 	SWITCH_PREEMPT = 2,	/* preempted in kernel mode or by the scheduler's tick */
 	SWITCH_MIGRATED = 4,	/* in: runs on another CPU than before */
-	SWITCH_OPEN = 8,	/* in: no real switch, the wait was open when the recording or the thread ended */
+	SWITCH_OPEN = 8,	/* no real switch: what was under way when the recording ended, closed there */
 	SWITCH_EXIT = 16,	/* out: the thread's last */
 	SWITCH_IN_KERNEL = 32,	/* out: a thread that never is in user mode (io_uring's), all its CPU time is the kernel's */
 	SWITCH_LATE = 64,	/* in: was missed, and found out at the switch away */

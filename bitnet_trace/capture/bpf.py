@@ -265,6 +265,18 @@ class Programs:
                     del table[key]
         return b"".join(taken)
 
+    def threads_left(self) -> Iterator[tuple[int, Any, int, Any]]:
+        """(tid, struct thread, phase of its process, its struct wake_run or None) of threads that have not ended.
+
+        To be called after detach(): what is read then changes no more.
+        """
+        processes, runs = self._bpf["processes"], self._bpf["wake_runs"]
+        phases = {pid.value: process.phase for pid, process in processes.items()}
+        for tid, thread in self._bpf["threads"].items():
+            run = runs[runs.Key(tid.value % len(runs))]
+            if thread.armed:
+                yield tid.value, thread, phases.get(thread.pid, 0), run if run.calls and run.tid == tid.value else None
+
     def io_uring_overflows(self) -> int | None:
         """Completions of io_uring that found their ring full; None when the kernel does not tell."""
         if "io_uring_cqe_overflow" not in self._tracepoints:

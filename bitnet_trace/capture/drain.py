@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from bitnet_trace.capture import still_open
 from bitnet_trace.capture.bpf import FIRST_PHASE, Programs
 from bitnet_trace.capture.ring import Ring
 from bitnet_trace.capture.task_log import TaskLog, accounting_rows
@@ -16,7 +18,6 @@ from bitnet_trace.recording.writer import Writer
 
 _BATCH = 1 << 18
 _COUNTERS = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
-_LAST_TURNS = 64
 
 
 class Drain:
@@ -87,19 +88,17 @@ class Drain:
             self._newest_phase = max(changed | {known})
         self._filled_share = self._events.filled_share
         while len(batch := self._events.drain(_BATCH)):
-            self._kind_counts += np.bincount(batch["kind"], minlength=len(self._kind_counts))
-            # in the order of time, not of reservation
-            self._writer.events(batch[np.argsort(batch["ts_ns"], kind="stable")])
+            self._write_events(batch)
             moved += len(batch)
             if len(batch) < _BATCH:
                 break
         return moved
 
-    def finish(self) -> None:
-        """Takes the rest. What descendants go on sending is left after a few turns."""
-        for _ in range(_LAST_TURNS):
-            if not self.step():
-                break
+    def finish(self, end_ns: int) -> None:
+        """Takes the rest, after the programs were detached, and closes at `end_ns` what is still under way."""
+        while self.step():
+            pass
+        self._write_events(still_open.events(self._programs.threads_left(), end_ns))
         if self._programs.counting:
             self._write_counters(lambda _phase: True)
         self._step_tasks()
@@ -110,6 +109,11 @@ class Drain:
                 self.warnings.append(f"the ring of {name} was {ring.fullest_share:.0%} full at its fullest")
             ring.close()
         self._taskstats.close()
+
+    def _write_events(self, batch: npt.NDArray[np.void]) -> None:
+        self._kind_counts += np.bincount(batch["kind"], minlength=len(self._kind_counts))
+        # in the order of time, not of reservation
+        self._writer.events(batch[np.argsort(batch["ts_ns"], kind="stable")])
 
     def _write_counters(self, of_phase: Callable[[int], bool]) -> None:
         self._writer.counters(np.frombuffer(self._programs.take_counters(of_phase), _COUNTERS))

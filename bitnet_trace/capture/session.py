@@ -18,8 +18,8 @@ from bitnet_trace.capture.signals import Signals
 from bitnet_trace.errors import TraceError
 
 # Each turn takes a CPU from a target that uses all of them: seldom while little happens, often when the ring fills.
-_DRAIN_INTERVAL_S, _BUSY_INTERVAL_S = 0.5, 0.1
-_BUSY_SHARE = 0.05
+_DRAIN_INTERVAL_S, _BUSY_INTERVAL_S = 1.0, 0.1
+_BUSY_SHARE = 0.02
 _META_INTERVAL_S = 5.0
 # after the target's end: how long its last output and its held descendants are waited for
 _OUTPUT_GRACE_S = 0.5
@@ -250,7 +250,8 @@ class _Run:
     def _finish(self) -> Result:
         self._holder.release_all()
         self._wait_for_output()
-        self._record(self._drain.finish)
+        self._programs.detach()
+        self._record(lambda: self._drain.finish(time.monotonic_ns()))
         self._placer.finish()
         self._mark("drained")
         meta = self._meta()

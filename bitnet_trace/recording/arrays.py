@@ -23,8 +23,8 @@ def from_numpy(values: npt.NDArray[Any]) -> pa.Array:
 def from_values(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Numbers, booleans or strings, with None for null, as an Arrow array of that type.
 
-    File names and comms are bytes to the kernel: what is no UTF-8 is shown as \\xNN. Raises OverflowError or TypeError for
-    what does not fit the type.
+    File names and comms are bytes to the kernel: what is no UTF-8 is shown as \\xNN. Raises OverflowError or TypeError
+    for what does not fit the type.
     """
     if None in values:
         present = np.array([value is not None for value in values], bool)

@@ -143,3 +143,15 @@ def test_the_same_program_of_somebody_else_is_not_recorded(trace, program, data_
     (phase,) = run.calls(pid)["id"].tolist()[5:6]
     line = next(line for line in run.lines if line["name"] == "read_calls" and line["round"] == 1)
     assert run.total([pid], [phase])["read_calls"] == line["counts"]["read_calls"]
+
+
+def test_what_outlives_the_recording_is_closed_at_its_end(trace, detail):
+    """A process that sleeps on: its time is accounted for up to the end, and nothing is counted that did not happen."""
+    run = trace(["sh", "-c", "sleep 9 >/dev/null 2>&1 & sleep 0.5"], detail)
+    threads = run.recording.threads
+    (sleeper,) = threads[(threads["comm"] == "sleep") & threads["end_ns"].isna()].itertuples()
+    begin_ns = run.recording.events["ts_ns"].max() - int(run.total([sleeper.tid])[["cpu_ns", "offcpu_ns"]].sum())
+    assert abs(begin_ns - sleeper.start_ns) < 5e6
+    counted = run.total([sleeper.tid])
+    assert counted["offcpu_ns"] > 0.3e9
+    assert counted["switches_voluntary"] >= 1

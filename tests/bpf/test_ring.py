@@ -145,7 +145,8 @@ def test_a_flood_through_the_writer_is_accounted_for(programs, tmp_path):
     while any(caller.poll() is None for caller in callers):
         drain.step()
         time.sleep(0.02)
-    drain.finish()
+    programs.detach()
+    drain.finish(time.monotonic_ns())
     writer.close(0)
     received, lost, meant = drain.received, programs.losses()["events"], produced(programs)
     for kind, count in meant.items():
