@@ -296,3 +296,38 @@ GROUPS: tuple[tuple[str, str], ...] = (
 def by_key(columns: tuple[Column, ...]) -> dict[str, Column]:
     """Columns by their keys."""
     return {column.key: column for column in columns}
+
+
+# Of timer samples: a row per function, per role, and per thread and phase. `phase_shares` is {phase name: percent}.
+_SHARES = Column("phase_shares", "by phase", "text", "percent of the samples of each phase", how="sampled")
+_SAMPLES = Column("samples", "samples", "count", "timer samples in it", how="sampled")
+_SELF = Column("self_pct", "self", "pct", "share of all samples that were in it", how="sampled")
+_SPIN_SHARE = Column("spin_pct", "spinning", "pct", "share of its samples in a loop around pause", how="sampled")
+
+FUNCTIONS: tuple[Column, ...] = (
+    Column("name", "function", "text", "function, [library] where that has no names", how="sampled"),
+    Column("module", "file", "text", "program or library that it is in", how="sampled"),
+    Column("role", "role", "text", "what it is for", how="sampled"),
+    Column("explain", "explanation", "text", "what it is for, in a line", how="sampled"),
+    _SAMPLES,
+    _SELF,
+    Column("total_pct", "total", "pct", "share of samples in it or in what it called", how="sampled"),
+    _SPIN_SHARE,
+    _SHARES,
+    Column("calls", "calls", "count", "how often it was called", how="derived", measured=False),
+    Column("mean_ns", "time per call", "ns", "CPU time of a call", how="derived", measured=False),
+    Column("how", "how", "text", "how these figures were got", how="sampled"),
+)
+ROLES: tuple[Column, ...] = (
+    Column("role", "role", "text", "what functions are for", how="sampled"),
+    _SAMPLES,
+    _SELF,
+    _SHARES,
+)
+SPIN: tuple[Column, ...] = (
+    Column("tid", "thread", "number", "thread"),
+    Column("comm", "name", "text", "name of the thread"),
+    Column("phase", "phase", "text", "name of the phase"),
+    _SAMPLES,
+    _SPIN_SHARE,
+)

@@ -185,6 +185,25 @@ struct counter_key {
 	u32 phase;
 };
 
+/* ---- ring `samples`: where a thread was when the timer fired ----------------------------------------------------
+ * Stacks are of addresses, innermost first, 0 after the last: the instruction itself, then return addresses. A stack that
+ * fills its array may go on. */
+enum stack_limit {
+	USER_FRAMES = 96,
+	KERNEL_FRAMES = 40,
+};
+
+struct sample {
+	u64 ts_ns;
+	u32 tid;
+	u32 pid;
+	u32 phase;
+	u32 cpu;
+	u64 period_ns;
+	u64 kernel[40];		/* all 0: it was in user mode */
+	u64 user[96];
+};
+
 /* ---- ring `tasks`: what happened to processes and their address spaces; rare, variable in meaning ----------- */
 enum task_kind {
 	TASK_FORK = 1,		/* value = parent's tid */

@@ -124,12 +124,13 @@ BPF_PERCPU_ARRAY(probe_hits, u64, MAX_PROBES);
 BPF_RINGBUF_OUTPUT(events, EVENTS_PAGES);
 BPF_RINGBUF_OUTPUT(phases, PHASES_PAGES);
 BPF_RINGBUF_OUTPUT(tasks, TASKS_PAGES);
+BPF_RINGBUF_OUTPUT(samples, SAMPLES_PAGES);
 
 /* Nothing is lost in silence: what could not be sent or kept, by kind. */
 BPF_PERCPU_ARRAY(lost_events, u64, KIND_MAX);
 enum lost_other { LOST_TASK = 0, LOST_THREAD_STATE = 1, LOST_PROCESS_STATE = 2, LOST_COUNTERS = 3, LOST_PHASE = 4, LOST_IO_STATE = 5,
-		 IO_OVERFLOWS = 6, /* not lost by us: io_uring's completions that found their ring full */
-		 LOST_MAX = 7 };
+		 LOST_SAMPLE = 6, IO_OVERFLOWS = 7, /* not lost by us: io_uring's completions that found their ring full */
+		 LOST_MAX = 8 };
 BPF_PERCPU_ARRAY(lost_others, u64, LOST_MAX);
 BPF_PERCPU_ARRAY(sent_events, u64, KIND_MAX);
 

@@ -14,6 +14,7 @@ from bitnet_trace.analysis.health import health, unattached
 from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
 from bitnet_trace.analysis.phases import name_phases
+from bitnet_trace.analysis.profile import Profile, profile
 from bitnet_trace.analysis.speed import compare_timings, summary
 from bitnet_trace.analysis.tlb import TlbFlushes
 from bitnet_trace.columns import COUNTERS, TOKENS, by_key
@@ -48,6 +49,7 @@ class Report:
     counters: pd.DataFrame
     taskstats: pd.DataFrame
     taskstats_summary: dict[str, Any]
+    profile: Profile | None
 
 
 def build_report(recording: Recording) -> Report:
@@ -91,6 +93,7 @@ def build_report(recording: Recording) -> Report:
         counters=counters,
         taskstats=compared,
         taskstats_summary=taskstats.summary(compared, meta),
+        profile=profile(recording, phases),
     )
 
 

@@ -14,7 +14,10 @@ from bitnet_trace.recording.header import Kind, Role
 from bitnet_trace.resources import bpf_dir
 
 # compiled as one text, in this order: each file uses what stands before it
-_SOURCES = ("state", "wake", "phase", "fault", "task", "sched", "futex", "io", "memory", "syscall", "tlb", "io_uring")
+_SOURCES = (
+    *("state", "wake", "phase", "fault", "task", "sched", "futex", "io", "memory", "syscall", "tlb", "io_uring"),
+    "profile",
+)
 
 TRACEPOINTS = (
     "task_newtask",
@@ -33,11 +36,11 @@ TRACEPOINTS = (
 # the frequent ones: their programs read what they are given by plain loads and not by a helper's call
 _TYPED = frozenset({"sys_enter", "sys_exit"})
 
-_LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests")
+_LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests", "samples")
 _IO_OVERFLOWS = len(_LOST_OTHER)
 FIRST_PHASE = 1
 _MAX_PROBES = 1024
-_PERF_TYPE_SOFTWARE, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 5, 6
+_PERF_TYPE_SOFTWARE, _CPU_CLOCK, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 0, 5, 6
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Rings:
     events: int = 64 << 20
     phases: int = 1 << 20
     tasks: int = 4 << 20
+    samples: int = 8 << 20
 
 
 def _format_of(tracepoint: str) -> str | None:
@@ -132,6 +136,7 @@ class Programs:
             "EVENTS_PAGES": rings.events >> 12,
             "PHASES_PAGES": rings.phases >> 12,
             "TASKS_PAGES": rings.tasks >> 12,
+            "SAMPLES_PAGES": rings.samples >> 12,
         }
         flags = [f"-D{name}={value}" for name, value in {**constants, **pages}.items()]
         # no debug information and a short optimisation: a quarter of the time to compile, for the same instructions
@@ -147,7 +152,7 @@ class Programs:
                     self._bpf = bcc.BPF(text=_source_text(bpf_dir(), extra), cflags=flags)
                 for name, function in self._tracepoints.items():
                     self._loaded[name] = self._load_tracepoint(bcc, kernel, name, function)
-                for name in ("fault_minor", "fault_major"):
+                for name in ("fault_minor", "fault_major", "take_sample"):
                     self._loaded[name] = self._bpf.load_func(name, bcc.BPF.PERF_EVENT).fd
             self._engine_program, self._multi = self._load_engine_probe(bcc)
         except Exception as error:  # BCC raises bare Exception
@@ -169,8 +174,11 @@ class Programs:
 
     # ---- attaching ----------------------------------------------------------------------------------------------
 
-    def attach_kernel(self) -> dict[str, str | None]:
-        """Attaches tracepoints and fault events. Returns for each None, or why it could not be attached."""
+    def attach_kernel(self, sample_frequency: int = 0) -> dict[str, str | None]:
+        """Attaches tracepoints, fault events and, where a frequency is given, the timer that samples.
+
+        Returns for each None, or why it could not be attached.
+        """
         results: dict[str, str | None] = dict(self._missing)
         for name, function in self._tracepoints.items():
             try:
@@ -181,11 +189,16 @@ class Programs:
                 results[name] = None
             except Exception as error:  # BCC raises bare Exception
                 results[name] = str(error)
-        for name, event in (("fault_minor", _PAGE_FAULTS_MIN), ("fault_major", _PAGE_FAULTS_MAJ)):
+        events = [
+            ("fault_minor", _PAGE_FAULTS_MIN, {"sample_period": 1}),
+            ("fault_major", _PAGE_FAULTS_MAJ, {"sample_period": 1}),
+            ("take_sample", _CPU_CLOCK, {"sample_freq": sample_frequency}),
+        ]
+        for name, event, rate in events if sample_frequency else events[:2]:
             try:
-                self._bpf.attach_perf_event(ev_type=_PERF_TYPE_SOFTWARE, ev_config=event, fn_name=name, sample_period=1)
+                self._bpf.attach_perf_event(ev_type=_PERF_TYPE_SOFTWARE, ev_config=event, fn_name=name, **rate)
                 results[name] = None
-            except Exception as error:
+            except Exception as error:  # BCC raises bare Exception
                 results[name] = str(error)
         return results
 

@@ -8,11 +8,21 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_trace.capture import still_open
+from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import FIRST_PHASE, Programs
 from bitnet_trace.capture.ring import Ring
+from bitnet_trace.capture.samples import SampleLog
 from bitnet_trace.capture.task_log import TaskLog, accounting_rows
 from bitnet_trace.capture.taskstats import Taskstats
-from bitnet_trace.recording.layout import COUNTER_KEY_DTYPE, COUNTERS_DTYPE, EVENT_DTYPE, TASK_DTYPE, Kind, Role
+from bitnet_trace.recording.layout import (
+    COUNTER_KEY_DTYPE,
+    COUNTERS_DTYPE,
+    EVENT_DTYPE,
+    SAMPLE_DTYPE,
+    TASK_DTYPE,
+    Kind,
+    Role,
+)
 from bitnet_trace.recording.phase_log import PhaseLog
 from bitnet_trace.recording.writer import Writer
 
@@ -23,17 +33,18 @@ _COUNTERS = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
 class Drain:
     """The reader of one run's rings. `step()` is called on a timer, `finish()` once when the target has ended."""
 
-    def __init__(self, programs: Programs, writer: Writer, pid: int, comm: str) -> None:
-        self._programs, self._writer = programs, writer
+    def __init__(self, programs: Programs, writer: Writer, spaces: AddressSpaces, pid: int, comm: str) -> None:
+        self._programs, self._writer, self._spaces = programs, writer, spaces
         rings = programs.rings
         self._events = Ring(programs.ring_descriptor("events"), rings.events, EVENT_DTYPE)
         self._phases = Ring(programs.ring_descriptor("phases"), rings.phases, EVENT_DTYPE)
         self._tasks = Ring(programs.ring_descriptor("tasks"), rings.tasks, TASK_DTYPE)
-        self._phase_log, self._task_log = PhaseLog(), TaskLog()
+        self._samples = Ring(programs.ring_descriptor("samples"), rings.samples, SAMPLE_DTYPE)
+        self._phase_log, self._task_log, self.samples = PhaseLog(), TaskLog(), SampleLog()
         self._taskstats = Taskstats()
         self._taskstats_count = 0
         self._kind_counts = np.zeros(max(Kind) + 1, np.int64)
-        self._task_count = 0
+        self._task_count = self._sample_count = 0
         self._filled_share = 0.0
         self._open_phases: set[int] = set()
         self._changed_phases: set[int] = set()  # in the last turn
@@ -59,7 +70,7 @@ class Drain:
     def received(self) -> dict[str, int]:
         """Records by kind."""
         counts = {Kind(i).name.lower(): int(n) for i, n in enumerate(self._kind_counts) if n}
-        others = {"tasks": self._task_count, "taskstats": self._taskstats_count}
+        others = {"tasks": self._task_count, "taskstats": self._taskstats_count, "samples": self._sample_count}
         return {**counts, **{name: n for name, n in others.items() if n}}
 
     @property
@@ -79,6 +90,7 @@ class Drain:
         changed = self._step_phases()
         self._step_tasks()
         self._step_taskstats()
+        self._step_samples()
         if self._programs.counting:
             # A closed phase is taken out one turn after its end: whoever was still counting has finished by then. What
             # began since the phases were looked at is not known yet, but by its number: they only grow.
@@ -104,7 +116,12 @@ class Drain:
         self._step_tasks()
         self._step_taskstats()
         self._write_taskstats(self._taskstats.of_running(self._task_log.threads))
-        for name, ring in (("events", self._events), ("phases", self._phases), ("tasks", self._tasks)):
+        for name, ring in (
+            ("events", self._events),
+            ("phases", self._phases),
+            ("tasks", self._tasks),
+            ("samples", self._samples),
+        ):
             if ring.fullest_share > 0.5:
                 self.warnings.append(f"the ring of {name} was {ring.fullest_share:.0%} full at its fullest")
             ring.close()
@@ -139,6 +156,15 @@ class Drain:
         self._writer.threads(threads)
         self._writer.maps(maps)
         self._writer.taskstats(accounting_rows(batch))
+
+    def _step_samples(self) -> None:
+        batch = self._samples.drain()
+        if len(batch):
+            self._sample_count += len(batch)
+            samples, stacks = self.samples.fold(batch)
+            self._writer.samples(samples, stacks)
+            for pid in np.unique(stacks["pid"]).tolist():
+                self._spaces.cover(pid, stacks["address"][stacks["pid"] == pid].tolist())
 
     def _step_taskstats(self) -> None:
         # after the tasks: the exit statistics of a thread that has ended are there by then

@@ -18,13 +18,19 @@ _LOCATIONS = {"none": 0, "register": 1, "memory": 2}
 
 @dataclass(frozen=True)
 class MappedFile:
-    """A file that a process has mapped: address range as in /proc/PID/map_files, device and inode of the file."""
+    """A part of a file that a process has mapped at [begin, end), from `offset` of the file on."""
 
-    address_range: str
+    begin: int
+    end: int
+    offset: int
     executable: bool
     device: str
     inode: int
     path: str
+
+    def link(self, pid: int) -> str:
+        """The very file, also when its path names another by now."""
+        return f"/proc/{pid}/map_files/{self.begin:x}-{self.end:x}"
 
 
 def mapped_files(pid: int) -> Iterator[MappedFile]:
@@ -36,8 +42,11 @@ def mapped_files(pid: int) -> Iterator[MappedFile]:
     for line in lines:
         fields = line.split(None, 5)
         if len(fields) == 6 and fields[4] != b"0":
+            begin, end = (int(edge, 16) for edge in fields[0].split(b"-"))
             yield MappedFile(
-                address_range="-".join(f"{int(end, 16):x}" for end in fields[0].split(b"-")),
+                begin=begin,
+                end=end,
+                offset=int(fields[2], 16),
                 executable=fields[1][2:3] == b"x",
                 device=fields[3].decode(),
                 inode=int(fields[4]),
@@ -97,8 +106,7 @@ class ProbePlacer:
 
     def _place(self, pid: int, mapped: MappedFile) -> Resolved:
         try:
-            # the mapping's own link: the very file, also when its path names another by now
-            with open(f"/proc/{pid}/map_files/{mapped.address_range}", "rb") as file:
+            with open(mapped.link(pid), "rb") as file:
                 before = _identity(file)
                 answer = self._parser.resolve(file, mapped.path)
                 if _identity(file) != before:

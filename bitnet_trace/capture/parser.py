@@ -47,6 +47,17 @@ class Parser:
         """
         return self._ask({"resolve": path}, [file.fileno()])
 
+    def symbolize(self, file: BinaryIO, path: str, offsets: Sequence[int]) -> list[Answer]:
+        """What is at those offsets of an open file, in their order: the fields of `engines.symbolize.Place`.
+
+        Raises TraceError: it is damaged, or more than the parser may take.
+        """
+        with open(os.memfd_create("offsets"), "w+b") as wanted:
+            wanted.write(json.dumps(list(offsets)).encode())
+            wanted.seek(0)  # where the other process begins to read: the descriptor's position is shared
+            found: list[Answer] = self._ask({"symbolize": path}, [file.fileno(), wanted.fileno()])["places"]
+        return found
+
     def timings(self, folder: Path) -> list[Answer]:
         """The engine's own timing lines in the logs of a recording."""
         logs = [
@@ -110,10 +121,10 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # it ends with the tracer
         # our own code first: it may lie where that user cannot read it
-        from bitnet_trace.engines import resolve, timings
+        from bitnet_trace.engines import resolve, symbolize, timings
         from bitnet_trace.engines.probes import load_probe_sets
 
-        answers = _Answers(load_probe_sets(), resolve.resolve, timings.parse_timings)
+        answers = _Answers(load_probe_sets(), resolve.resolve, timings.parse_timings, symbolize.symbolize)
         if os.geteuid() == 0:
             user.assume()
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
@@ -135,18 +146,24 @@ class _Answers:
     probe_sets: Sequence[Any]
     resolve: Callable[..., Any]
     parse_timings: Callable[[str], list[Any]]
+    symbolize: Callable[..., list[Any]]
 
     def to(self, request: Answer, descriptors: list[int]) -> Answer:
         try:
             if "timings" in request:
                 return {"timings": self._timings(descriptors)}
             with open(descriptors[0], "rb", closefd=False) as file:
+                if "symbolize" in request:
+                    with open(descriptors[1], "rb", closefd=False) as wanted:
+                        offsets = json.loads(wanted.read())
+                    return {"places": [asdict(one) for one in self.symbolize(file, request["symbolize"], offsets)]}
                 # the fields of engines.resolve.Resolution, as JSON has them
                 return asdict(self.resolve(file, request["resolve"], self.probe_sets))
         except TraceError as error:
             return {"error": error.message, "hint": error.hint}
         except (MemoryError, RecursionError, ValueError, OSError) as error:
-            return {"error": f"{request.get('resolve', 'the logs')} cannot be read: {type(error).__name__} {error}"}
+            what = request.get("resolve") or request.get("symbolize", "the logs")
+            return {"error": f"{what} cannot be read: {type(error).__name__} {error}"}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

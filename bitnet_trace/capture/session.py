@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_trace import __version__, host
-from bitnet_trace.capture import cost, delay_accounting, identity, output, target
+from bitnet_trace.capture import cost, delay_accounting, identity, output, symbols, target
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals
 from bitnet_trace.errors import TraceError
@@ -37,6 +37,7 @@ class Options:
     environment: Mapping[str, str] = field(default_factory=dict)
     buffer_bytes: int = 64 << 20
     allow_system_changes: bool = False
+    sample_frequency: int = 99
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -45,6 +46,7 @@ class Options:
             "as_root": self.as_root,
             "keep_output": self.keep_output,
             "allow_system_changes": self.allow_system_changes,
+            "sample_frequency": self.sample_frequency,
         }
 
 
@@ -147,21 +149,23 @@ class _Run:
         host.mount_tracefs()
         self._programs = Programs(self._options.detail == "counts", Rings(events=self._options.buffer_bytes))
         self._mark("loaded")
-        self._kernel_rows = _kernel_rows(self._programs.attach_kernel())
+        self._kernel_rows = _kernel_rows(self._programs.attach_kernel(self._options.sample_frequency))
         self._mark("attached")
         importer.join()
 
+        from bitnet_trace.capture.address_spaces import AddressSpaces
         from bitnet_trace.capture.drain import Drain
         from bitnet_trace.capture.hold import Holder
         from bitnet_trace.capture.libraries import ProbePlacer
         from bitnet_trace.recording.writer import Writer
 
         self._placer = ProbePlacer(self._programs, self._parser)
-        self._holder = Holder(self._placer.look_at, self._programs.hold)
+        self._spaces = AddressSpaces()
+        self._holder = Holder(self._look_at, self._programs.hold)
         owner = (self._user.uid, self._user.gid) if self._user else None
         self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
         os.write(folder_made, b"1")
-        self._drain = Drain(self._programs, self._writer, self._child.pid, Path(self._program).name)
+        self._drain = Drain(self._programs, self._writer, self._spaces, self._child.pid, Path(self._program).name)
         if signal.SIGINT in signal.sigpending():
             raise KeyboardInterrupt
         self._programs.trace_child(self._child.pid)
@@ -229,6 +233,11 @@ class _Run:
             self._holder.release_all()
             self._programs.detach()
 
+    def _look_at(self, pid: int) -> bool:
+        found = self._placer.look_at(pid)
+        self._spaces.look_at(pid)
+        return found
+
     def _handle_ends(self) -> None:
         for pid, ended in self._holder.wait().items():
             if pid == self._child.pid:
@@ -253,9 +262,11 @@ class _Run:
         self._programs.detach()
         self._record(lambda: self._drain.finish(time.monotonic_ns()))
         self._placer.finish()
+        self._stats.close()
+        self._record(lambda: self._writer.symbols(symbols.symbol_rows(self._drain.samples, self._spaces, self._parser)))
+        self._spaces.close()
         self._mark("drained")
         meta = self._meta()
-        self._stats.close()
         self._programs.close()
         self._mark("detached")
         self._record(
@@ -288,7 +299,7 @@ class _Run:
             "taskstats": self._drain.taskstats,
             "io_uring_overflows": self._programs.io_uring_overflows(),
             "cost": self._cost(),
-            "warnings": self._placer.warnings + self._drain.warnings,
+            "warnings": self._placer.warnings + self._drain.warnings + self._spaces.warnings,
         }
 
     def _reported_timings(self, warnings: list[str]) -> list[dict[str, Any]]:

@@ -57,6 +57,14 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     is_flag=True,
     help="Set kernel.task_delayacct=1 for the run, and back after it: disk and memory delays per thread.",
 )
+@click.option(
+    "--sample-freq",
+    type=click.IntRange(0, 999),
+    default=99,
+    show_default=True,
+    metavar="HZ",
+    help="Timer samples of where the program is, a second and CPU; 0: none.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -68,6 +76,7 @@ def run(
     environment: dict[str, str],
     buffer: str,
     allow_system_changes: bool,
+    sample_freq: int,
     quiet: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -88,6 +97,7 @@ def run(
             environment=environment,
             buffer_bytes=int(buffer) << 20,
             allow_system_changes=allow_system_changes,
+            sample_frequency=sample_freq,
         ),
     )
     if not quiet:

@@ -144,6 +144,27 @@ class Elf:
                 return address - start + int(segment["offset"])
         raise self._damaged(f"no segment holds the address {address:#x}")
 
+    def address(self, offset: int) -> int | None:
+        """The virtual address of a byte of the file; None when no segment holds it."""
+        for segment in self._segments_of_type(_PT_LOAD):
+            start = int(segment["offset"])
+            if start <= offset < start + int(segment["file_size"]):
+                return offset - start + int(segment["address"])
+        return None
+
+    def segment_of(self, address: int) -> tuple[int, int] | None:
+        """Begin and end of what the file has around a virtual address; None when no segment holds it."""
+        for segment in self._segments_of_type(_PT_LOAD):
+            start, length = int(segment["address"]), int(segment["file_size"])
+            if start <= address < start + length:
+                return start, start + length
+        return None
+
+    @functools.cached_property
+    def load_address(self) -> int:
+        """The lowest virtual address: 0 for what is loaded anywhere."""
+        return min((int(segment["address"]) for segment in self._segments_of_type(_PT_LOAD)), default=0)
+
     def read(self, address: int, size: int) -> bytes:
         """Up to `size` bytes at a virtual address; fewer at the end of its segment, none outside of all."""
         for segment in self._segments_of_type(_PT_LOAD):

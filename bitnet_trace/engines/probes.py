@@ -4,7 +4,7 @@ import functools
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +65,15 @@ class RoleProbes:
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionRole:
+    """What functions are for: `role` in a word or two, `explain` in a line, `names` as patterns (engines/roles.py)."""
+
+    role: str
+    explain: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeSet:
     """One file of probes/, with what it takes from the file that it extends."""
 
@@ -75,6 +84,7 @@ class ProbeSet:
     symbols: tuple[str, ...]
     strings: tuple[str, ...]
     probes: tuple[RoleProbes, ...]
+    functions: tuple[FunctionRole, ...] = ()
 
 
 def load_probe_sets(folder: Path | None = None) -> tuple[ProbeSet, ...]:
@@ -97,7 +107,7 @@ def parse_probe_set(name: str, text: str) -> ProbeSet:
     try:
         table = tomllib.loads(text)
         recognise = _table(table, "recognise", {"markers", "symbols", "strings"})
-        _only(table, {"engine", "extends", "recognise", "probe"})
+        _only(table, {"engine", "extends", "recognise", "probe", "function"})
         return ProbeSet(
             name=name,
             engine=_optional_text(table, "engine"),
@@ -106,6 +116,7 @@ def parse_probe_set(name: str, text: str) -> ProbeSet:
             symbols=_texts(recognise, "symbols"),
             strings=_texts(recognise, "strings"),
             probes=tuple(_role_probes(entry) for entry in table.get("probe", [])),
+            functions=tuple(_function_role(entry) for entry in table.get("function", [])),
         )
     except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
         raise TraceError(f"probes/{name}.toml: {error}", "the format is described in probes/llama.toml") from None
@@ -150,6 +161,14 @@ def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
     return RoleProbes(role, action, alternatives, ends_at_jump)
 
 
+def _function_role(entry: Mapping[str, Any]) -> FunctionRole:
+    _only(entry, {"role", "explain", "names"})
+    role, explain, names = _optional_text(entry, "role"), _optional_text(entry, "explain"), _texts(entry, "names")
+    if not role or not explain or not names:
+        raise ValueError("a function needs role, explain and names")
+    return FunctionRole(role, explain, names)
+
+
 def _alternative(role: str, entry: Mapping[str, Any]) -> Alternative:
     places = ("context", "n_tokens", "argument")
     _only(entry, {"symbols", "when", *places})
@@ -170,7 +189,7 @@ def _extended(one: ProbeSet, parsed: Mapping[str, ProbeSet]) -> ProbeSet:
         )
     own = {probes.role for probes in one.probes}
     inherited = tuple(probes for probes in base.probes if probes.role not in own)
-    return ProbeSet(one.name, one.engine, one.extends, one.markers, one.symbols, one.strings, one.probes + inherited)
+    return replace(one, probes=one.probes + inherited)
 
 
 def _table(table: Mapping[str, Any], key: str, known: set[str]) -> Mapping[str, Any]:

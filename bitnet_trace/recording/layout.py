@@ -24,6 +24,7 @@ __all__ = [
     "DURATION_ONLY",
     "EVENT_DTYPE",
     "IO_UNKNOWN_OPCODE",
+    "SAMPLE_DTYPE",
     "TASK_DTYPE",
     "FaultFlag",
     "IoFlag",
@@ -40,13 +41,17 @@ _NUMPY_TYPES = {"u16": "<u2", "u32": "<u4", "u64": "<u8"}
 
 
 def _dtype(struct: str) -> "np.dtype[np.void]":
-    fields = [
-        (name, f"S{length}" if kind == "char" else _NUMPY_TYPES[kind]) for kind, name, length in struct_fields(struct)
-    ]
-    return np.dtype(fields, align=True)
+    return np.dtype([_field(*field) for field in struct_fields(struct)], align=True)
+
+
+def _field(kind: str, name: str, length: str) -> tuple[str, str] | tuple[str, str, int]:
+    if kind == "char":
+        return name, f"S{length}"
+    return (name, _NUMPY_TYPES[kind], int(length)) if length else (name, _NUMPY_TYPES[kind])
 
 
 EVENT_DTYPE = _dtype("event")
+SAMPLE_DTYPE = _dtype("sample")
 TASK_DTYPE = _dtype("task_event")
 COUNTER_KEY_DTYPE = _dtype("counter_key")
 COUNTERS_DTYPE = _dtype("counters")

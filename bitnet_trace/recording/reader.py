@@ -85,6 +85,21 @@ class Recording:
         return self._table("taskstats")
 
     @cached_property
+    def samples(self) -> pd.DataFrame:
+        """Timer samples, the columns of schema.SAMPLE_SCHEMA, in the order of recording."""
+        return self._table("samples")
+
+    @cached_property
+    def stacks(self) -> pd.DataFrame:
+        """A row per frame of each stack, the columns of schema.STACK_SCHEMA."""
+        return self._table("stacks")
+
+    @cached_property
+    def symbols(self) -> pd.DataFrame:
+        """What addresses mean, the columns of schema.SYMBOL_SCHEMA: one row per process and address."""
+        return self._table("symbols").drop_duplicates(["pid", "address"])
+
+    @cached_property
     def stored_counters(self) -> pd.DataFrame:
         """The counters that the kernel kept (`--detail counts`): tid, phase and layout.COUNTER_FIELDS, as deltas."""
         return self._table("counters")

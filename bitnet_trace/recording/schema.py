@@ -92,6 +92,41 @@ TASKSTATS_SCHEMA = pa.schema(
     ]
 )
 
+# Where threads were when the timer fired. `kernel`: in kernel mode. `stack`: a number of the stream `stacks`.
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("ts_ns", pa.uint64()),
+        ("period_ns", pa.uint64()),
+        ("stack", pa.uint32()),
+        ("tid", pa.uint32()),
+        ("pid", pa.uint32()),
+        ("phase", pa.uint32()),
+        ("cpu", pa.uint32()),
+    ]
+)
+
+# A row per frame. `level` 0 is the instruction itself; the others are return addresses, less 1: inside their calls.
+STACK_SCHEMA = pa.schema(
+    [("stack", pa.uint32()), ("level", pa.uint32()), ("pid", pa.uint32()), ("address", pa.uint64())]
+)
+
+# What the addresses of all stacks mean. `function` as the symbol table has it, demangled; `inlined` the innermost one
+# that the compiler put in there, where debug information tells. `spins`: in a loop around `pause`.
+SYMBOL_SCHEMA = pa.schema(
+    [
+        ("pid", pa.uint32()),
+        ("address", pa.uint64()),
+        ("module", pa.string()),
+        ("function", pa.string()),
+        ("inlined", pa.string()),
+        ("spins", pa.bool_()),
+    ]
+)
+SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE = (
+    np.dtype([(field.name, field.type.to_pandas_dtype()) for field in schema])
+    for schema in (SAMPLE_SCHEMA, STACK_SCHEMA)
+)
+
 SCHEMAS: dict[str, pa.Schema] = {
     "events": EVENT_SCHEMA,
     "counters": COUNTER_SCHEMA,
@@ -99,6 +134,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     "threads": THREAD_SCHEMA,
     "maps": MAP_SCHEMA,
     "taskstats": TASKSTATS_SCHEMA,
+    "samples": SAMPLE_SCHEMA,
+    "stacks": STACK_SCHEMA,
+    "symbols": SYMBOL_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -109,4 +147,7 @@ NULLABLE = {
     "threads": frozenset({"comm", "parent_tid", "start_ns", "end_ns", "exit_code"}),
     "maps": frozenset({"device", "inode", "path"}),
     "taskstats": frozenset(TASKSTATS_SCHEMA.names) - {"at", "tid", "pid"},
+    "samples": frozenset[str](),
+    "stacks": frozenset[str](),
+    "symbols": frozenset({"module", "function", "inlined", "spins"}),
 }

@@ -25,8 +25,10 @@ from bitnet_trace.recording.schema import (
     LOG_NAMES,
     META_NAME,
     META_TEMPORARY_NAME,
+    SAMPLE_ROW_DTYPE,
     SCHEMA_VERSION,
     SCHEMAS,
+    STACK_ROW_DTYPE,
     STREAM_NAMES,
     STREAM_SUFFIX,
 )
@@ -96,6 +98,15 @@ class Writer:
     def taskstats(self, rows: Iterable[Row]) -> None:
         """Appends the kernel's own accounting of threads: schema.TASKSTATS_SCHEMA, None for what is missing."""
         self._append_rows("taskstats", rows)
+
+    def samples(self, samples: npt.NDArray[np.void], stacks: npt.NDArray[np.void]) -> None:
+        """Appends samples (schema.SAMPLE_ROW_DTYPE) and the stacks that are new with them (STACK_ROW_DTYPE)."""
+        self._append_array("stacks", stacks, STACK_ROW_DTYPE)
+        self._append_array("samples", samples, SAMPLE_ROW_DTYPE)
+
+    def symbols(self, rows: Iterable[Row]) -> None:
+        """Appends what addresses mean: schema.SYMBOL_SCHEMA, None for what is not known."""
+        self._append_rows("symbols", rows)
 
     def update_meta(self, **values: Any) -> None:
         """Sets keys of meta.json; readers see the old file or the new one, never a part."""

@@ -237,12 +237,16 @@ def warnings(report: Report) -> list[str]:
 
 
 def _grid(title: str, table: pd.DataFrame, columns: Sequence[Column], n_keys: int = 1, has_total: bool = False) -> Grid:
-    rows = [
+    left = frozenset(index for index, column in enumerate(columns) if column.format == "text")
+    return Grid(title, [column.title for column in columns], rows_of(table, columns), n_keys, left, has_total)
+
+
+def rows_of(table: pd.DataFrame, columns: Sequence[Column]) -> list[list[str]]:
+    """The rows of `table` in those columns, as text."""
+    return [
         [cell(value, column) for value, column in zip(values, columns, strict=True)]
         for values in zip(*(table[column.key] for column in columns), strict=True)
     ]
-    left = frozenset(index for index, column in enumerate(columns) if column.format == "text")
-    return Grid(title, [column.title for column in columns], rows, n_keys, left, has_total)
 
 
 def _has_values(values: "pd.Series[Any]") -> bool:

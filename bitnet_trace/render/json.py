@@ -6,12 +6,25 @@ from typing import Any
 
 import pandas as pd
 
+from bitnet_trace.analysis.profile import Profile
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.columns import COUNTERS, PHASE_SUMS, PHASES, SUMMARY, TASKSTATS, THREADS, TOKENS, Column
+from bitnet_trace.columns import (
+    COUNTERS,
+    FUNCTIONS,
+    PHASE_SUMS,
+    PHASES,
+    ROLES,
+    SPIN,
+    SUMMARY,
+    TASKSTATS,
+    THREADS,
+    TOKENS,
+    Column,
+)
 
 SCHEMA = 1
 # Parts of the schema that this version does not measure: null, as everything that is missing.
-NOT_MEASURED = ("barriers", "functions", "findings")
+NOT_MEASURED = ("barriers", "findings")
 
 
 def render(report: Report) -> str:
@@ -40,6 +53,8 @@ def to_dict(report: Report) -> dict[str, Any]:
         "taskstats": {**report.taskstats_summary, "threads": records(report.taskstats, TASKSTATS)},
         "tlb": report.tlb,
         "io": report.io,
+        "functions": None if report.profile is None else records(report.profile.functions, FUNCTIONS),
+        "profile": _profile(report.profile),
         **dict.fromkeys(NOT_MEASURED),
         "columns": {column.key: {"help": column.help, "how": column.how} for column in COUNTERS},
     }
@@ -48,11 +63,29 @@ def to_dict(report: Report) -> dict[str, Any]:
     return plain
 
 
+def _profile(found: Profile | None) -> dict[str, Any] | None:
+    """The samples as a whole, by role, and spinning by thread and phase; None without samples."""
+    if found is None:
+        return None
+    return {
+        "how": "sampled",
+        "n_samples": found.n_samples,
+        "period_ns": found.period_ns,
+        "complete_stacks_pct": found.complete_pct,
+        "roles": records(found.roles, ROLES),
+        "spin": records(found.spin, SPIN),
+    }
+
+
 def records(table: pd.DataFrame, columns: tuple[Column, ...]) -> list[dict[str, Any]]:
     """The rows of `table` as dicts of those columns; a missing value is None."""
     keys = [column.key for column in columns]
-    lists = [[None if pd.isna(value) else value for value in table[key].tolist()] for key in keys]
+    lists = [[None if _missing(value) else value for value in table[key].tolist()] for key in keys]
     return [dict(zip(keys, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
+def _missing(value: Any) -> bool:
+    return not isinstance(value, dict) and bool(pd.isna(value))
 
 
 def _plain(value: Any) -> Any:

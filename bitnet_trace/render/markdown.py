@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.render import grids
+from bitnet_trace.render import grids, profile_grids
 from bitnet_trace.render.format import printable
 from bitnet_trace.render.grids import Grid
 
@@ -26,11 +26,12 @@ def _lines(report: Report) -> Iterator[str]:
         yield from (f"> ⚠ {_escaped(line)}  " for line in warnings)
     yield from _grid(Grid("Speed", ["", ""], [list(pair) for pair in grids.speed(report)]))
     tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
-    for grid in [*tables, grids.calls(report), grids.io_uring(report)]:
+    for grid in [*tables, grids.calls(report), *profile_grids.grids(report.profile), grids.io_uring(report)]:
         if grid is not None:
             yield from _grid(grid)
     yield from ("", "## Page-fault latency", "", _escaped(grids.fault_latency(report)))
     yield from ("", "## Health of the recording", "", _escaped(grids.health_line(report)))
+    yield from ("", _escaped(profile_grids.health_line(report.profile)))
     yield from ("", _escaped(grids.taskstats_line(report)))
 
 

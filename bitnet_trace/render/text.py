@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.render import grids
+from bitnet_trace.render import grids, profile_grids
 from bitnet_trace.render.format import printable
 from bitnet_trace.render.grids import Grid
 
@@ -40,14 +40,14 @@ def render(report: Report, width: int = 80, color: bool = False) -> str:
     _title(console, "Speed")
     _pairs(console, grids.speed(report))
     tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
-    tables += [grids.calls(report), grids.io_uring(report)]
+    tables += [grids.calls(report), *profile_grids.grids(report.profile), grids.io_uring(report)]
     for grid in tables:
         if grid is not None:
             _print_grid(console, grid)
     _title(console, "Page-fault latency")
     console.print(Padding(Text(grids.fault_latency(report)), (0, 0, 0, _INDENT)))
     _title(console, "Health of the recording")
-    for line in (grids.health_line(report), grids.taskstats_line(report)):
+    for line in (grids.health_line(report), profile_grids.health_line(report.profile), grids.taskstats_line(report)):
         console.print(Padding(Text(line), (0, 0, 0, _INDENT)))
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import Programs, Rings
 from bitnet_trace.capture.drain import Drain
 from bitnet_trace.capture.ring import Ring
@@ -133,7 +134,7 @@ def test_what_does_not_fit_is_counted(programs):
 def test_a_flood_through_the_writer_is_accounted_for(programs, tmp_path):
     """One generator on each CPU; the reader has to get along with what they leave it. All of it is on the disk or counted."""
     writer = Writer(tmp_path / "flood.btrace", {"command": ["flood"]})
-    drain = Drain(programs, writer, os.getpid(), "flood")
+    drain = Drain(programs, writer, AddressSpaces(), os.getpid(), "flood")
     callers = []
     for cpu in sorted(os.sched_getaffinity(0)):
         arguments = [str(cpu), str(FLOOD_RATE // EVENTS_PER_CALL), str(FLOOD_SECONDS)]

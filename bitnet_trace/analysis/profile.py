@@ -1,0 +1,174 @@
+"""Where CPU time goes, from timer samples: by function, by role, and how much of it is waiting by spinning."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bitnet_trace.engines.roles import role_of
+from bitnet_trace.recording.reader import Recording
+
+# Outermost functions that every thread's stack ends in when it was followed to its end.
+_STARTS = frozenset({"_start", "__libc_start_main", "__libc_start_call_main", "start_thread", "clone", "clone3"})
+_C_LIBRARY = ("libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libc.musl")
+# Below this share of complete stacks the time in a function with all that it calls is not known.
+COMPLETE_ENOUGH_PCT = 90.0
+KERNEL_BEGIN = np.uint64(1 << 63)
+SPIN_ROLE = "spin"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the samples say; all shares in percent of samples.
+
+    `functions`: a row per function, columns.FUNCTIONS; total_pct is NA unless enough stacks are complete, phase_shares
+    is {phase name: percent of that phase's samples}. `roles`: a row per role, columns.ROLES; spinning is one, wherever
+    it happens. `spin`: a row per thread and phase name in which there was any, columns.SPIN.
+    """
+
+    n_samples: int
+    period_ns: int
+    complete_pct: float | None
+    functions: pd.DataFrame
+    roles: pd.DataFrame
+    spin: pd.DataFrame
+
+
+def profile(recording: Recording, phases: pd.DataFrame) -> Profile | None:
+    """The profile of a recording; `phases` has the columns id and name. None without samples."""
+    samples = recording.samples
+    if not len(samples):
+        return None
+    frames = _frames(recording)
+    leaves = frames[frames["level"] == 0].drop_duplicates("stack").set_index("stack")
+    names = pd.Series(phases["name"].to_numpy(), index=phases["id"].to_numpy(dtype=np.int64))
+    table = pd.DataFrame(
+        {
+            "stack": samples["stack"].to_numpy(dtype=np.int64),
+            "tid": samples["tid"].to_numpy(dtype=np.int64),
+            "phase": samples["phase"].map(names[~names.index.duplicated()]).fillna("unknown").to_numpy(dtype=object),
+        }
+    )
+    table = table.join(leaves[["module", "function", "role", "explain", "spins"]], on="stack")
+    table[["module", "function"]] = table[["module", "function"]].fillna("[unknown]")
+    complete = _complete(frames)
+    complete_pct = 100 * float(table["stack"].isin(complete).mean())
+    totals = _totals(table, frames) if complete_pct >= COMPLETE_ENOUGH_PCT else None
+    return Profile(
+        n_samples=len(table),
+        period_ns=int(samples["period_ns"].max()),
+        complete_pct=round(complete_pct, 1),
+        functions=_functions(table, totals),
+        roles=_grouped(table.assign(role=_role_column(table)), ["role"]),
+        spin=_spin(table, recording.threads),
+    )
+
+
+def _frames(recording: Recording) -> pd.DataFrame:
+    """Every frame of every stack with what its address means: stack, level, module, function, role, explain, spins."""
+    stacks, symbols = recording.stacks, recording.symbols
+    frames = pd.DataFrame({name: stacks[name].to_numpy(dtype=np.uint64) for name in stacks.columns})
+    known = pd.DataFrame({name: symbols[name].to_numpy(dtype=np.uint64) for name in ("pid", "address")})
+    known["spins"] = symbols["spins"].fillna(False).to_numpy(dtype=bool)
+    known["module"] = [_base(module) for module in _texts(symbols["module"])]
+    named = _texts(symbols["function"])
+    known["function"] = [
+        name if name is not None else None if module is None else f"[{module}]"
+        for name, module in zip(named, known["module"], strict=True)
+    ]
+    # of a library without names its own name says at least that much
+    own = [name or module for name, module in zip(named, known["module"], strict=True)]
+    inner = _texts(symbols["inlined"])
+    roles = {name: _role(name) for name in {*own, *inner}}
+    chosen = [roles[one] if roles[one][0] else roles[other] for one, other in zip(inner, own, strict=True)]
+    known["role"], known["explain"] = [one[0] for one in chosen], [one[1] for one in chosen]
+    merged = frames.merge(known, on=["pid", "address"], how="left")
+    merged["stack"] = merged["stack"].astype(np.int64)
+    merged["spins"] = merged["spins"].eq(True)
+    return merged
+
+
+def _role(function: str | None) -> tuple[str | None, str | None]:
+    role = role_of(function) if function else None
+    return (role.role, role.explain) if role else (None, None)
+
+
+def _role_column(table: pd.DataFrame) -> Any:
+    """Spinning is a role of its own, whatever function it was inlined into."""
+    role = table["role"].where(table["role"].notna(), "other")
+    return role.where(~table["spins"], SPIN_ROLE)
+
+
+def _complete(frames: pd.DataFrame) -> set[int]:
+    """Stacks that reach a thread's first function: more than the leaf is known, up to the C library that called it."""
+    user = frames[frames["address"] < KERNEL_BEGIN]
+    outermost = user.sort_values("level", kind="stable").drop_duplicates("stack", keep="last")
+    depth = user.groupby("stack").size()
+    starts = outermost["function"].isin(_STARTS)
+    in_c = outermost["module"].fillna("").astype(str).str.startswith(_C_LIBRARY)
+    deep = outermost["stack"].map(depth) > 1
+    return set(outermost["stack"][starts | (in_c & deep)])
+
+
+def _totals(table: pd.DataFrame, frames: pd.DataFrame) -> "pd.Series[int]":
+    """Samples with a function anywhere in the stack, once per stack however often it recurs."""
+    counts = table["stack"].value_counts()
+    each = frames[["stack", "module", "function"]].dropna().drop_duplicates()
+    weights = each["stack"].map(counts).fillna(0).astype(np.int64)
+    totals: pd.Series[int] = weights.groupby([each["module"], each["function"]]).sum()
+    return totals
+
+
+def _functions(table: pd.DataFrame, totals: "pd.Series[int] | None") -> pd.DataFrame:
+    result = _grouped(table, ["module", "function"])
+    keys = pd.MultiIndex.from_frame(result[["module", "function"]])
+    by_function = table.groupby(["module", "function"], sort=False)
+    most = by_function["role"].agg(_commonest).reindex(keys)
+    result["role"] = most.to_numpy()
+    result["explain"] = by_function["explain"].agg(_commonest).reindex(keys).to_numpy()
+    result["calls"] = result["mean_ns"] = pd.NA
+    result["how"] = "sampled"
+    result["spin_pct"] = (100 * by_function["spins"].mean()).reindex(keys).to_numpy()
+    result["total_pct"] = pd.NA
+    if totals is not None:
+        result["total_pct"] = (100 * totals.reindex(keys) / len(table)).to_numpy()
+    return result.rename(columns={"function": "name"})
+
+
+def _commonest(values: "pd.Series[str]") -> str | None:
+    counted = values.dropna().value_counts()
+    return str(counted.index[0]) if len(counted) else None
+
+
+def _grouped(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """samples, self_pct and phase_shares by the keys, most samples first."""
+    counts = table.groupby([*keys, "phase"], sort=False).size().unstack("phase", fill_value=0)
+    samples = counts.sum(axis=1)
+    shares = 100 * counts / counts.sum(axis=0)
+    result = samples.rename("samples").to_frame()
+    result["self_pct"] = 100 * samples / len(table)
+    nonzero = [
+        {str(phase): round(float(share), 2) for phase, share in row.items() if share}
+        for row in shares.to_dict("records")
+    ]
+    result["phase_shares"] = pd.Series(nonzero, index=result.index, dtype=object)
+    return result.reset_index().sort_values("samples", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _spin(table: pd.DataFrame, threads: pd.DataFrame) -> pd.DataFrame:
+    groups = table.groupby(["tid", "phase"], sort=False)["spins"]
+    result = pd.DataFrame({"samples": groups.size(), "spin_pct": 100 * groups.mean()}).reset_index()
+    comms = threads.dropna(subset=["comm"]).drop_duplicates("tid", keep="last").set_index("tid")["comm"]
+    result["comm"] = result["tid"].map(comms)
+    return (
+        result[result["spin_pct"] > 0].sort_values(["samples"], ascending=False, kind="stable").reset_index(drop=True)
+    )
+
+
+def _texts(column: "pd.Series[str]") -> list[str | None]:
+    return [None if pd.isna(value) else str(value) for value in column]
+
+
+def _base(path: str | None) -> str | None:
+    return None if path is None else path.rpartition("/")[2] or path

@@ -1,0 +1,83 @@
+"""Which file each address of a process belonged to: read while the process lives, kept open until the end."""
+
+import bisect
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, NamedTuple
+
+from bitnet_trace.capture.libraries import MappedFile, mapped_files
+
+_KERNEL = 1 << 63
+_MAX_OPEN_FILES = 400
+
+
+class Part(NamedTuple):
+    """Addresses of one process, and where they lie in a file."""
+
+    pid: int
+    addresses: list[int]
+    offsets: list[int]
+
+
+class AddressSpaces:
+    """What the processes of one run have mapped to execute."""
+
+    def __init__(self) -> None:
+        self._spaces: dict[int, list[MappedFile]] = {}
+        self._files: dict[tuple[str, int], BinaryIO | None] = {}
+        self._paths: dict[tuple[str, int], str] = {}
+        self.warnings: list[str] = []
+
+    def look_at(self, pid: int) -> None:
+        """Reads the mappings of a process. Those that are gone are forgotten where others have taken their place."""
+        new = [mapped for mapped in mapped_files(pid) if mapped.executable]
+        kept = [
+            old
+            for old in self._spaces.get(pid, [])
+            if not any(old.begin < mapped.end and mapped.begin < old.end for mapped in new)
+        ]
+        self._spaces[pid] = sorted([*kept, *new], key=lambda mapped: mapped.begin)
+        for mapped in new:
+            self._open(pid, mapped)
+
+    def cover(self, pid: int, addresses: Iterable[int]) -> None:
+        """Reads the mappings again when they do not hold all of the addresses."""
+        if any(address < _KERNEL and self._mapping(pid, address) is None for address in addresses):
+            self.look_at(pid)
+
+    def by_file(self, addresses: dict[int, set[int]]) -> Iterator[tuple[str, BinaryIO | None, list[Part]]]:
+        """(path, open file or None, parts) for each file that holds some of the addresses, given by process."""
+        parts: dict[tuple[str, int], list[Part]] = {}
+        for pid, of_process in addresses.items():
+            for address in sorted(of_process):
+                mapped = self._mapping(pid, address) if address < _KERNEL else None
+                if mapped is None:
+                    continue
+                in_file = parts.setdefault((mapped.device, mapped.inode), [])
+                if not in_file or in_file[-1].pid != pid:
+                    in_file.append(Part(pid, [], []))
+                in_file[-1].addresses.append(address)
+                in_file[-1].offsets.append(address - mapped.begin + mapped.offset)
+        for key, found in parts.items():
+            yield self._paths[key], self._files[key], found
+
+    def close(self) -> None:
+        for file in self._files.values():
+            if file is not None:
+                file.close()
+        self._files.clear()
+
+    def _mapping(self, pid: int, address: int) -> MappedFile | None:
+        space = self._spaces.get(pid, [])
+        place = bisect.bisect_right(space, address, key=lambda mapped: mapped.begin) - 1
+        return space[place] if place >= 0 and address < space[place].end else None
+
+    def _open(self, pid: int, mapped: MappedFile) -> None:
+        key = (mapped.device, mapped.inode)
+        if key in self._files:
+            return
+        self._files[key], self._paths[key] = None, mapped.path
+        if len(self._files) > _MAX_OPEN_FILES:
+            return
+        with contextlib.suppress(OSError):
+            self._files[key] = open(mapped.link(pid), "rb")  # noqa: SIM115

@@ -1,0 +1,66 @@
+"""What the timer samples show, as tables of text."""
+
+from bitnet_trace.analysis.profile import COMPLETE_ENOUGH_PCT, SPIN_ROLE, Profile
+from bitnet_trace.columns import FUNCTIONS, SPIN, Column, by_key
+from bitnet_trace.render.format import MISSING, amount, cell, percent, printable
+from bitnet_trace.render.grids import Grid, rows_of
+
+MAX_FUNCTIONS = 20
+MAX_SPINNING = 8
+_NAME_LIMIT = 52
+_LEAST_PCT = 0.5
+_SPIN_NOTE = "spin: in a loop around `pause`, waiting for another thread"
+
+
+def grids(profile: Profile | None) -> list[Grid]:
+    """Roles by phase, the functions with most samples, spinning by thread; nothing without samples."""
+    if profile is None:
+        return []
+    tables = [_roles(profile), _functions(profile)]
+    return [*tables, _spinning(profile)] if len(profile.spin) else tables
+
+
+def health_line(profile: Profile | None) -> str:
+    """How many samples, and how far their stacks go."""
+    if profile is None:
+        return f"samples: {MISSING}"
+    complete = MISSING if profile.complete_pct is None else f"{profile.complete_pct:.1f} %"
+    rate = round(1e9 / profile.period_ns) if profile.period_ns else 0
+    return f"{amount(profile.n_samples)} samples at {rate} Hz, complete stacks: {complete}"
+
+
+def _roles(profile: Profile) -> Grid:
+    shares = profile.roles["phase_shares"].tolist()
+    phases = list(dict.fromkeys(phase for row in shares for phase in row))
+    rows = [
+        [printable(str(role)), percent(float(own)), *(percent(row[phase]) if phase in row else "" for phase in phases)]
+        for role, own, row in zip(profile.roles["role"], profile.roles["self_pct"], shares, strict=True)
+    ]
+    notes = [_SPIN_NOTE] if SPIN_ROLE in set(profile.roles["role"]) else []
+    return Grid("CPU time by role and phase (sampled)", ["role", "all", *phases], rows, notes=notes)
+
+
+def _functions(profile: Profile) -> Grid:
+    known = by_key(FUNCTIONS)
+    shown = profile.functions[profile.functions["self_pct"] >= _LEAST_PCT].head(MAX_FUNCTIONS)
+    keys = ["self_pct", "total_pct", "spin_pct", "role", "module"]
+    columns: list[Column] = [known[key] for key in keys if key != "total_pct" or shown[key].notna().any()]
+    names = [printable(str(name), _NAME_LIMIT) for name in shown["name"]]
+    rows = [[name, *rest] for name, rest in zip(names, rows_of(shown, columns), strict=True)]
+    left = frozenset({0, *(number for number, column in enumerate(columns, 1) if column.format == "text")})
+    notes = [f"{name}: {why}" for name, why in zip(names, shown["explain"], strict=True) if isinstance(why, str)]
+    rest = profile.functions.iloc[len(shown) :]
+    if len(rest):
+        share = percent(float(rest["self_pct"].sum()))
+        notes.insert(0, f"and {amount(len(rest))} more functions with {share} of the samples")
+    if known["total_pct"] not in columns:
+        limit = f"{COMPLETE_ENOUGH_PCT:.0f} %"
+        notes.insert(0, f"no total: what a function's callees took is known where {limit} of the stacks are complete")
+    return Grid("Functions (sampled)", ["function", *(column.title for column in columns)], rows, 1, left, notes=notes)
+
+
+def _spinning(profile: Profile) -> Grid:
+    table = profile.spin.head(MAX_SPINNING)
+    titles = [column.title for column in SPIN]
+    rows = [[cell(row[column.key], column) for column in SPIN] for _, row in table.iterrows()]
+    return Grid("Spinning by thread and phase (sampled)", titles, rows, 3, frozenset({1, 2}))
