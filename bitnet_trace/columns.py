@@ -304,6 +304,20 @@ _SAMPLES = Column("samples", "samples", "count", "timer samples in it", how="sam
 _SELF = Column("self_pct", "self", "pct", "share of all samples that were in it", how="sampled")
 _SPIN_SHARE = Column("spin_pct", "spinning", "pct", "share of its samples in a loop around pause", how="sampled")
 
+# Off the CPU: a row per reason, and a row per program that ran in place of a thread that was preempted.
+WAITS: tuple[Column, ...] = (
+    Column("reason", "waits in", "text", "the system call or page fault that a thread waited in; preempted: none"),
+    Column("count", "times", "count", "how often a thread left its CPU for it"),
+    Column("offcpu_ns", "off CPU", "ns", "time off the CPU"),
+    Column("runq_wait_ns", "run queue", "ns", "of that, time in which the thread wanted a CPU"),
+)
+INSTEAD: tuple[Column, ...] = (
+    Column("tid", "thread", "number", "thread that ran instead; 0: the CPU was idle"),
+    Column("comm", "name", "text", "its name, where it could be asked for"),
+    Column("own", "of the target", "text", "whether it is one of the traced threads"),
+    *WAITS[1:],
+)
+
 FUNCTIONS: tuple[Column, ...] = (
     Column("name", "function", "text", "function, [library] where that has no names", how="sampled"),
     Column("module", "file", "text", "program or library that it is in", how="sampled"),

@@ -99,6 +99,7 @@ static __always_inline int fault_handled(struct bpf_perf_event_data *ctx, u32 ma
 		flags |= t->fault_flags;
 		if (!(flags & FAULT_KERNEL)) /* a fault in kernel mode lies inside a system call, counted there */
 			add_system_time(t, tid, phase, now, time_on_cpu(t, t->fault_ts, t->fault_offcpu_ns, now));
+		waited(ctx, t, tid, t->fault_offcpu_ns);
 		t->fault_ts = 0;
 	} else {
 		flags |= FAULT_NO_LATENCY | ((ctx->regs.cs & 3) ? 0 : FAULT_KERNEL);

@@ -1,27 +1,54 @@
-/* Timer samples: where the running thread is, and how it got there. A perf event of each CPU's clock. */
+/* Stacks: of the running thread when a timer fires, on each CPU, and of a thread that has waited. */
 
-int take_sample(struct bpf_perf_event_data *ctx)
+#define LEAST_WAIT_NS 200000 /* a stack costs 2 us: at most a hundredth of such a wait */
+
+/* What a thread is in that may make it wait: an enum wait_reason. */
+static __always_inline u32 wait_reason(struct thread *t)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-	struct thread *t = this_thread(tid);
-	struct sample *s;
+	if (t->fault_ts)
+		return WAIT_FAULT;
+	return t->call_ts && t->call_number < WAIT_FAULT - 1 ? t->call_number + 1 : WAIT_NONE;
+}
 
-	if (!t)
-		return 0; /* the CPU's clock: whoever runs */
-	s = samples.ringbuf_reserve(sizeof(struct sample));
+static __always_inline void send_stack(void *ctx, struct thread *t, u32 tid, u32 reason, u64 ns)
+{
+	struct sample *s = samples.ringbuf_reserve(sizeof(struct sample));
 	if (!s) {
 		lose_other(LOST_SAMPLE);
-		return 0;
+		return;
 	}
 	s->ts_ns = bpf_ktime_get_ns();
 	s->tid = tid;
 	s->pid = t->pid;
 	s->phase = phase_of(t);
 	s->cpu = bpf_get_smp_processor_id();
-	s->period_ns = ctx->sample_period;
+	s->reason = reason;
+	s->period_ns = ns;
 	/* what a stack leaves free of its array is set to 0, all of it when there is none */
-	bpf_get_stack(ctx, s->kernel, sizeof(s->kernel), 0);
+	if (reason == WAIT_NONE)
+		bpf_get_stack(ctx, s->kernel, sizeof(s->kernel), 0);
+	else
+		__builtin_memset(s->kernel, 0, sizeof(s->kernel)); /* the wait is over, the kernel is in this program */
 	bpf_get_stack(ctx, s->user, sizeof(s->user), BPF_F_USER_STACK);
 	samples.ringbuf_submit(s, BPF_RB_NO_WAKEUP);
+}
+
+/* The thread comes out of what it has waited in. */
+static __always_inline void waited(void *ctx, struct thread *t, u32 tid, u64 offcpu_before_ns)
+{
+#ifdef SAMPLING
+	u64 ns = t->offcpu_ns - offcpu_before_ns;
+	if (ns >= LEAST_WAIT_NS)
+		send_stack(ctx, t, tid, wait_reason(t), ns);
+#endif
+}
+
+int take_sample(struct bpf_perf_event_data *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct thread *t = this_thread(tid);
+
+	if (t) /* the CPU's clock: whoever runs */
+		send_stack(ctx, t, tid, WAIT_NONE, ctx->sample_period);
 	return 0;
 }

@@ -24,7 +24,7 @@ enum kind {
 	/* ring `events`                    arg0                     arg1                  arg2            */
 	KIND_FAULT = 1,		/* enum fault_flag          address               latency ns      */
 	KIND_POPULATE = 2,	/* system call number       minor | major << 32   populated bytes */
-	KIND_SWITCH_OUT = 3,	/* enum switch_flag|state<<8 on-CPU ns            next tid        */
+	KIND_SWITCH_OUT = 3,	/* switch_flag|state<<8|wait_reason<<19 on-CPU ns next tid        */
 	KIND_SWITCH_IN = 4,	/* enum switch_flag         off-CPU ns            run-queue ns    */
 	KIND_WAKEUP = 5,	/* waker's tid              target cpu            0               */
 	KIND_MIGRATE = 6,	/* destination cpu          origin cpu            0               */
@@ -185,7 +185,7 @@ struct counter_key {
 	u32 phase;
 };
 
-/* ---- ring `samples`: where a thread was when the timer fired ----------------------------------------------------
+/* ---- ring `samples`: where a thread was when the timer fired, or where it had waited -----------------------------
  * Stacks are of addresses, innermost first, 0 after the last: the instruction itself, then return addresses. A stack that
  * fills its array may go on. */
 enum stack_limit {
@@ -193,13 +193,20 @@ enum stack_limit {
 	KERNEL_FRAMES = 40,
 };
 
+/* What a thread waits in: a number, or a system call's number and 1. */
+enum wait_reason {
+	WAIT_NONE = 0,
+	WAIT_FAULT = 1023,
+};
+
 struct sample {
 	u64 ts_ns;
 	u32 tid;
 	u32 pid;
 	u32 phase;
-	u32 cpu;
-	u64 period_ns;
+	u16 cpu;
+	u16 reason;		/* enum wait_reason: 0 of the timer */
+	u64 period_ns;		/* of the timer, or off the CPU */
 	u64 kernel[40];		/* all 0: it was in user mode */
 	u64 user[96];
 };

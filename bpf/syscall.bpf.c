@@ -153,6 +153,7 @@ TRACEPOINT(sys_exit)
 		return 0;
 	}
 	duration = now - t->call_ts;
+	waited(ctx, t, tid, t->call_offcpu_ns);
 	end_kernel_time(t, tid, phase, now);
 	if (t->fault_ts && (t->fault_flags & FAULT_KERNEL))
 		send_failed_fault(t, tid, phase, now);

@@ -16,6 +16,7 @@ _C_LIBRARY = ("libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libc.mus
 COMPLETE_ENOUGH_PCT = 90.0
 KERNEL_BEGIN = np.uint64(1 << 63)
 SPIN_ROLE = "spin"
+_FRAMES = frozenset({None, "graph", "matmul", "op"})
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Profile:
 def profile(recording: Recording, phases: pd.DataFrame) -> Profile | None:
     """The profile of a recording; `phases` has the columns id and name. None without samples."""
     samples = recording.samples
+    samples = samples[samples["reason"] == 0]
     if not len(samples):
         return None
-    frames = _frames(recording)
+    frames = frames_of(recording)
     leaves = frames[frames["level"] == 0].drop_duplicates("stack").set_index("stack")
     names = pd.Series(phases["name"].to_numpy(), index=phases["id"].to_numpy(dtype=np.int64))
     table = pd.DataFrame(
@@ -65,7 +67,7 @@ def profile(recording: Recording, phases: pd.DataFrame) -> Profile | None:
     )
 
 
-def _frames(recording: Recording) -> pd.DataFrame:
+def frames_of(recording: Recording) -> pd.DataFrame:
     """Every frame of every stack with what its address means: stack, level, module, function, role, explain, spins."""
     stacks, symbols = recording.stacks, recording.symbols
     frames = pd.DataFrame({name: stacks[name].to_numpy(dtype=np.uint64) for name in stacks.columns})
@@ -74,14 +76,18 @@ def _frames(recording: Recording) -> pd.DataFrame:
     known["module"] = [_base(module) for module in _texts(symbols["module"])]
     named = _texts(symbols["function"])
     known["function"] = [
-        name if name is not None else None if module is None else f"[{module}]"
+        name if name is not None else None if module is None else f"[{module.strip('[]')}]"
         for name, module in zip(named, known["module"], strict=True)
     ]
+    inner = _texts(symbols["inlined"])
     # of a library without names its own name says at least that much
     own = [name or module for name, module in zip(named, known["module"], strict=True)]
-    inner = _texts(symbols["inlined"])
     roles = {name: _role(name) for name in {*own, *inner}}
-    chosen = [roles[one] if roles[one][0] else roles[other] for one, other in zip(inner, own, strict=True)]
+    # what was inlined says more where the function is only the frame for it
+    chosen = [
+        roles[one] if roles[one][0] and roles[other][0] in _FRAMES else roles[other]
+        for one, other in zip(inner, own, strict=True)
+    ]
     known["role"], known["explain"] = [one[0] for one in chosen], [one[1] for one in chosen]
     merged = frames.merge(known, on=["pid", "address"], how="left")
     merged["stack"] = merged["stack"].astype(np.int64)

@@ -17,6 +17,7 @@ from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.analysis.profile import Profile, profile
 from bitnet_trace.analysis.speed import compare_timings, summary
 from bitnet_trace.analysis.tlb import TlbFlushes
+from bitnet_trace.analysis.waits import Waits
 from bitnet_trace.columns import COUNTERS, TOKENS, by_key
 from bitnet_trace.recording.reader import Recording
 
@@ -31,6 +32,7 @@ class Report:
     layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health`, `faults`, `tlb` and `io`
     are as the JSON output has them (the last two None when they were not traced), `summary` has the keys of
     columns.SUMMARY, `timings` the rows of `compare_timings`, `taskstats_summary` is that of taskstats.summary.
+    `waits` and `ran_instead` have the columns WAITS and INSTEAD, and no rows where only counters were kept.
     """
 
     recording: Recording
@@ -50,17 +52,19 @@ class Report:
     taskstats: pd.DataFrame
     taskstats_summary: dict[str, Any]
     profile: Profile | None
+    waits: pd.DataFrame
+    ran_instead: pd.DataFrame
 
 
 def build_report(recording: Recording) -> Report:
     """The report of `recording`: its events are read once, in pieces."""
-    latencies, requests, flushes = FaultLatencies(), IoRequests(), TlbFlushes()
+    latencies, requests, flushes, waits = FaultLatencies(), IoRequests(), TlbFlushes(), Waits()
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches():
-            for gatherer in (latencies, requests, flushes):
+            for gatherer in (latencies, requests, flushes, waits):
                 gatherer.add(batch)
             latest_ns = max(latest_ns, int(batch["ts_ns"].max()))
             yield batch
@@ -94,6 +98,8 @@ def build_report(recording: Recording) -> Report:
         taskstats=compared,
         taskstats_summary=taskstats.summary(compared, meta),
         profile=profile(recording, phases),
+        waits=waits.by_reason(),
+        ran_instead=waits.ran_instead(recording.threads, meta.get("neighbours", {})),
     )
 
 

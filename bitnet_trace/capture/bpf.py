@@ -15,8 +15,8 @@ from bitnet_trace.resources import bpf_dir
 
 # compiled as one text, in this order: each file uses what stands before it
 _SOURCES = (
-    *("state", "wake", "phase", "fault", "task", "sched", "futex", "io", "memory", "syscall", "tlb", "io_uring"),
-    "profile",
+    *("state", "wake", "phase", "profile", "fault", "task", "sched", "futex", "io", "memory", "syscall", "tlb"),
+    "io_uring",
 )
 
 TRACEPOINTS = (
@@ -112,10 +112,11 @@ class Programs:
     """All programs of one recording, loaded; attached by the methods below; gone after close().
 
     `counting`: keep counters in a kernel map (--detail counts) instead of streaming each event. `extra`: a source that
-    is compiled behind ours, for programs that use our maps and functions. Raises TraceError when the kernel refuses.
+    is compiled behind ours, for programs that use our maps and functions. `sampling`: stacks of long waits too.
+    Raises TraceError when the kernel refuses.
     """
 
-    def __init__(self, counting: bool, rings: Rings, extra: Path | None = None) -> None:
+    def __init__(self, counting: bool, rings: Rings, extra: Path | None = None, sampling: bool = False) -> None:
         bcc = _import_bcc()
         kernel = btf.load_vmlinux()
         constants = btf.kernel_constants(kernel)
@@ -140,7 +141,8 @@ class Programs:
         }
         flags = [f"-D{name}={value}" for name, value in {**constants, **pages}.items()]
         # no debug information and a short optimisation: a quarter of the time to compile, for the same instructions
-        flags += [f"-I{bpf_dir()}", "-Wno-unused-function", "-g0", "-O1", *(["-DDETAIL_COUNTS"] if counting else [])]
+        flags += [f"-I{bpf_dir()}", "-Wno-unused-function", "-g0", "-O1"]
+        flags += ["-DDETAIL_COUNTS"] * counting + ["-DSAMPLING"] * sampling
         self.counting = counting
         self.rings = rings
         self._links: list[int] = []

@@ -1,7 +1,9 @@
 """Moves what the kernel sent into the recording: the rings, and in counts mode the counters."""
 
+import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +24,13 @@ from bitnet_trace.recording.layout import (
     TASK_DTYPE,
     Kind,
     Role,
+    SwitchFlag,
 )
 from bitnet_trace.recording.phase_log import PhaseLog
 from bitnet_trace.recording.writer import Writer
 
 _BATCH = 1 << 18
+_MAX_NEIGHBOURS = 1000
 _COUNTERS = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
 
 
@@ -49,6 +53,7 @@ class Drain:
         self._open_phases: set[int] = set()
         self._changed_phases: set[int] = set()  # in the last turn
         self._newest_phase = 0  # up to the last turn
+        self._neighbours: dict[int, str] = {}
         self.warnings: list[str] = []
         now_ns = time.monotonic_ns()
         writer.threads([self._task_log.begin(pid, comm, now_ns)])
@@ -63,7 +68,7 @@ class Drain:
 
     @property
     def filled_share(self) -> float:
-        """How full the ring of events was at the last step, 0 to 1."""
+        """How full the fuller of the large rings was at the last step, 0 to 1."""
         return self._filled_share
 
     @property
@@ -98,9 +103,10 @@ class Drain:
             self._write_counters(lambda phase: 0 < phase <= known and phase not in left)
             self._changed_phases = changed
             self._newest_phase = max(changed | {known})
-        self._filled_share = self._events.filled_share
+        self._filled_share = max(self._events.filled_share, self._filled_share)
         while len(batch := self._events.drain(_BATCH)):
             self._write_events(batch)
+            self._note_neighbours(batch)
             moved += len(batch)
             if len(batch) < _BATCH:
                 break
@@ -132,6 +138,19 @@ class Drain:
         # in the order of time, not of reservation
         self._writer.events(batch[np.argsort(batch["ts_ns"], kind="stable")])
 
+    def _note_neighbours(self, batch: npt.NDArray[np.void]) -> None:
+        """Names of foreign threads that took a CPU from one of ours, while they can be asked for."""
+        preempted = (batch["kind"] == Kind.SWITCH_OUT) & (batch["arg0"] & SwitchFlag.VOLUNTARY == 0)
+        for tid in np.unique(batch["arg2"][preempted]).tolist():
+            if tid and tid not in self._neighbours and len(self._neighbours) < _MAX_NEIGHBOURS:
+                with contextlib.suppress(OSError):
+                    self._neighbours[tid] = Path(f"/proc/{tid}/comm").read_text(errors="replace").rstrip("\n")
+
+    @property
+    def neighbours(self) -> dict[int, str]:
+        """Names of threads that ran in place of ours, by number; those that had ended too soon are missing."""
+        return dict(self._neighbours)
+
     def _write_counters(self, of_phase: Callable[[int], bool]) -> None:
         self._writer.counters(np.frombuffer(self._programs.take_counters(of_phase), _COUNTERS))
 
@@ -158,6 +177,7 @@ class Drain:
         self._writer.taskstats(accounting_rows(batch))
 
     def _step_samples(self) -> None:
+        self._filled_share = self._samples.filled_share
         batch = self._samples.drain()
         if len(batch):
             self._sample_count += len(batch)

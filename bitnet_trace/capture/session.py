@@ -147,7 +147,9 @@ class _Run:
         from bitnet_trace.capture.bpf import Programs, Rings
 
         host.mount_tracefs()
-        self._programs = Programs(self._options.detail == "counts", Rings(events=self._options.buffer_bytes))
+        rings = Rings(events=self._options.buffer_bytes)
+        sampling = self._options.sample_frequency > 0
+        self._programs = Programs(self._options.detail == "counts", rings, sampling=sampling)
         self._mark("loaded")
         self._kernel_rows = _kernel_rows(self._programs.attach_kernel(self._options.sample_frequency))
         self._mark("attached")
@@ -299,6 +301,7 @@ class _Run:
             "taskstats": self._drain.taskstats,
             "io_uring_overflows": self._programs.io_uring_overflows(),
             "cost": self._cost(),
+            "neighbours": self._drain.neighbours,
             "warnings": self._placer.warnings + self._drain.warnings + self._spaces.warnings,
         }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bitnet_trace.errors import TraceError
+from bitnet_trace.commands.files import refuse_existing, write_new
 
 
 @click.command(short_help="Show a recording.")
@@ -39,14 +39,13 @@ def report(recording: Path, form: str, output: Path | None, force: bool) -> None
       bitnet-trace report llama-cli.btrace --format json | jq '.by_phase[] | {phase, dur_ns}'
       bitnet-trace report llama-cli.btrace --format markdown -o report.md
     """
-    if output is not None and os.path.lexists(output) and not force:
-        raise TraceError(f"{output} exists already", "choose another name with -o, or replace it with --force")
+    refuse_existing(output, force)
     text = _rendered(recording, form, to_terminal=output is None and sys.stdout.isatty())
     if output is None:
         encoding = sys.stdout.encoding or "utf-8"
         click.echo(text.encode(encoding, "replace").decode(encoding), nl=False)
     else:
-        _write(output, text, force)
+        write_new(output, text, force)
 
 
 def _rendered(recording: Path, form: str, to_terminal: bool) -> str:
@@ -63,22 +62,3 @@ def _rendered(recording: Path, form: str, to_terminal: bool) -> str:
     # https://no-color.org: set and not empty.
     color = to_terminal and not os.environ.get("NO_COLOR")
     return text.render(built, width=shutil.get_terminal_size().columns, color=color)
-
-
-def _write(path: Path, text: str, force: bool) -> None:
-    """Writes a new file beside `path` and renames it, so that no reader sees a part and no link is followed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        try:
-            if force:
-                os.replace(temporary, path)
-            else:
-                os.link(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except FileExistsError:
-        raise TraceError(f"{path} exists already", "choose another name with -o, or replace it with --force") from None
-    except OSError as error:
-        raise TraceError(f"cannot write {path}: {error.strerror}", "choose another place with -o") from None

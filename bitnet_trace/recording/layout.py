@@ -14,6 +14,7 @@ from bitnet_trace.recording.header import (
     SwitchFlag,
     TaskKind,
     TlbEvent,
+    WaitReason,
     struct_fields,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "SwitchFlag",
     "TaskKind",
     "TlbEvent",
+    "WaitReason",
 ]
 
 _NUMPY_TYPES = {"u16": "<u2", "u32": "<u4", "u64": "<u8"}

@@ -92,7 +92,8 @@ TASKSTATS_SCHEMA = pa.schema(
     ]
 )
 
-# Where threads were when the timer fired. `kernel`: in kernel mode. `stack`: a number of the stream `stacks`.
+# Where threads were when the timer fired (`reason` 0), or had waited for `period_ns` (enum wait_reason of record.h).
+# `stack`: a number of the stream `stacks`.
 SAMPLE_SCHEMA = pa.schema(
     [
         ("ts_ns", pa.uint64()),
@@ -102,6 +103,7 @@ SAMPLE_SCHEMA = pa.schema(
         ("pid", pa.uint32()),
         ("phase", pa.uint32()),
         ("cpu", pa.uint32()),
+        ("reason", pa.uint32()),
     ]
 )
 

@@ -11,6 +11,7 @@ from bitnet_trace.analysis.report import Report
 from bitnet_trace.columns import (
     COUNTERS,
     GROUPS,
+    INSTEAD,
     IO_URING,
     PHASE_SUMS,
     SUMMARY,
@@ -18,6 +19,7 @@ from bitnet_trace.columns import (
     TASKSTATS_COMPARED,
     THREADS,
     TOKENS,
+    WAITS,
     Column,
     by_key,
 )
@@ -25,6 +27,7 @@ from bitnet_trace.render.format import MISSING, amount, cell, duration, percent,
 
 MAX_THREADS = 12
 MAX_CALLS = 5
+MAX_WAITS = 8
 _COMMAND_LIMIT = 400
 _THREAD_COLUMNS = (
     "cpu_ns",
@@ -151,6 +154,20 @@ def calls(report: Report) -> Grid | None:
     ranked = [f"{name} {duration(lengths[math.ceil(share * len(lengths)) - 1])}" for name, share in spread.items()]
     grid.notes.append(f"all {amount(len(lengths))} decode calls: {', '.join(ranked)}")
     return grid
+
+
+def waits(report: Report) -> list[Grid]:
+    """Why threads left their CPU, and who ran in place of those that were preempted."""
+    tables = []
+    if len(report.waits):
+        grid = _grid("Off the CPU, by reason", report.waits.head(MAX_WAITS), list(WAITS))
+        if len(report.waits) > MAX_WAITS:
+            grid.notes.append(f"and {amount(len(report.waits) - MAX_WAITS)} more reasons")
+        tables.append(grid)
+    if len(report.ran_instead):
+        columns = [column for column in INSTEAD if column.key != "runq_wait_ns"]
+        tables.append(_grid("Who ran instead, when preempted", report.ran_instead.head(MAX_WAITS), columns, 3))
+    return tables
 
 
 def io_uring(report: Report) -> Grid | None:

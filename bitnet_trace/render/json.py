@@ -11,6 +11,7 @@ from bitnet_trace.analysis.report import Report
 from bitnet_trace.columns import (
     COUNTERS,
     FUNCTIONS,
+    INSTEAD,
     PHASE_SUMS,
     PHASES,
     ROLES,
@@ -19,6 +20,7 @@ from bitnet_trace.columns import (
     TASKSTATS,
     THREADS,
     TOKENS,
+    WAITS,
     Column,
 )
 
@@ -55,6 +57,8 @@ def to_dict(report: Report) -> dict[str, Any]:
         "io": report.io,
         "functions": None if report.profile is None else records(report.profile.functions, FUNCTIONS),
         "profile": _profile(report.profile),
+        "waits": records(report.waits, WAITS),
+        "ran_instead": records(report.ran_instead, INSTEAD),
         **dict.fromkeys(NOT_MEASURED),
         "columns": {column.key: {"help": column.help, "how": column.how} for column in COUNTERS},
     }

@@ -26,7 +26,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield from (f"> ⚠ {_escaped(line)}  " for line in warnings)
     yield from _grid(Grid("Speed", ["", ""], [list(pair) for pair in grids.speed(report)]))
     tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
-    for grid in [*tables, grids.calls(report), *profile_grids.grids(report.profile), grids.io_uring(report)]:
+    tables += [grids.calls(report), *grids.waits(report), *profile_grids.grids(report.profile), grids.io_uring(report)]
+    for grid in tables:
         if grid is not None:
             yield from _grid(grid)
     yield from ("", "## Page-fault latency", "", _escaped(grids.fault_latency(report)))

@@ -40,7 +40,7 @@ def render(report: Report, width: int = 80, color: bool = False) -> str:
     _title(console, "Speed")
     _pairs(console, grids.speed(report))
     tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
-    tables += [grids.calls(report), *profile_grids.grids(report.profile), grids.io_uring(report)]
+    tables += [grids.calls(report), *grids.waits(report), *profile_grids.grids(report.profile), grids.io_uring(report)]
     for grid in tables:
         if grid is not None:
             _print_grid(console, grid)

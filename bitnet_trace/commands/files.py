@@ -1,0 +1,31 @@
+"""Files that commands write with -o."""
+
+import os
+from pathlib import Path
+
+from bitnet_trace.errors import TraceError
+
+
+def refuse_existing(path: Path | None, force: bool) -> None:
+    """Raises TraceError before any work is done, when the file exists and may not be replaced."""
+    if path is not None and os.path.lexists(path) and not force:
+        raise TraceError(f"{path} exists already", "choose another name with -o, or replace it with --force")
+
+
+def write_new(path: Path, text: str, force: bool) -> None:
+    """Writes a new file beside `path` and renames it, so that no reader sees a part and no link is followed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        try:
+            if force:
+                os.replace(temporary, path)
+            else:
+                os.link(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except FileExistsError:
+        raise TraceError(f"{path} exists already", "choose another name with -o, or replace it with --force") from None
+    except OSError as error:
+        raise TraceError(f"cannot write {path}: {error.strerror}", "choose another place with -o") from None
