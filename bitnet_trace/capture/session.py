@@ -157,7 +157,7 @@ class _Run:
         from bitnet_trace.recording.writer import Writer
 
         self._placer = ProbePlacer(self._programs, self._parser)
-        self._holder = Holder(self._placer.look_at, self._programs.hold)
+        self._holder = Holder(self._placer.look_at, lambda pid: None, self._programs.hold)
         owner = (self._user.uid, self._user.gid) if self._user else None
         self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
         os.write(folder_made, b"1")
@@ -272,7 +272,7 @@ class _Run:
 
     def _wait_for_output(self) -> None:
         deadline = time.monotonic() + _OUTPUT_GRACE_S
-        while (not self._copy_ended or self._holder.holds) and time.monotonic() < deadline:
+        while (not self._copy_ended or self._holder.holds_any) and time.monotonic() < deadline:
             self._signals.sleep(deadline - time.monotonic(), None)
             self._handle_ends()
 

@@ -43,7 +43,7 @@ class TaskLog:
         maps = []
         for event in batch:
             kind, pid, tid = int(event["kind"]), int(event["pid"]), int(event["tid"])
-            if kind in _ACCOUNTING:
+            if kind in _ACCOUNTING or kind == TaskKind.PTRACED:
                 continue
             if kind == TaskKind.MAP_FILE:
                 maps.append(self._map_row(event))
