@@ -1,6 +1,9 @@
 """What a process has mapped, and the probes that belong there."""
 
+import ctypes
+import mmap
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from bitnet_trace.recording.layout import Role
 
 _ACTIONS = {"begin": 1, "end": 2, "mark": 3, "tokens": 4, "hold": 5}
 _LOCATIONS = {"none": 0, "register": 1, "memory": 2}
+_MAX_AHEAD = 4  # programs that are looked for in one command line
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,16 @@ def mapped_files(pid: int) -> Iterator[MappedFile]:
             )
 
 
+def _key_as_mapped(file: BinaryIO) -> tuple[str, int] | None:
+    """Device and inode of an open file as /proc/PID/maps has them: stat(2) says others on some file systems."""
+    with mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_COPY) as view:
+        byte = ctypes.c_char.from_buffer(view)
+        start = f"{ctypes.addressof(byte):x}-"
+        del byte  # or the mapping cannot be closed
+        mappings = (one for one in mapped_files(os.getpid()) if one.address_range.startswith(start))
+        return next(((one.device, one.inode) for one in mappings), None)
+
+
 @dataclass(frozen=True)
 class Resolved:
     """What one file was found to have; nothing by default."""
@@ -63,6 +77,7 @@ class ProbePlacer:
     def __init__(self, programs: Programs, parser: Parser) -> None:
         self._programs, self._parser = programs, parser
         self._seen: dict[tuple[str, int], Resolved] = {}
+        self._ahead: set[tuple[str, str]] = set()
         self.rows: list[dict[str, Any]] = []
         self.warnings: list[str] = []
 
@@ -77,9 +92,44 @@ class ProbePlacer:
                 continue
             key = (mapped.device, mapped.inode)
             if key not in self._seen:
-                self._seen[key] = self._place(pid, mapped)
+                self._seen[key] = self._place_mapped(pid, mapped)
             found = found or "decode" in self._seen[key].roles
         return found
+
+    def place_program(self, program: str, environment: Mapping[str, str]) -> None:
+        """Probes a program that is not running yet, and the libraries that it is linked to. Nothing when it is none."""
+        library_path = environment.get("LD_LIBRARY_PATH", "")
+        if (program, library_path) in self._ahead:
+            return
+        self._ahead.add((program, library_path))
+        try:
+            files = self._parser.linked(program, library_path)
+        except TraceError:
+            return  # a script, or text
+        for path, file in files:
+            with file:
+                key = _key_as_mapped(file)
+                if key is not None and key not in self._seen:
+                    self._seen[key] = self._place(file, path)
+
+    def look_ahead(self, pid: int) -> None:
+        """Probes the programs that a process's command line names: what a debugger is to run."""
+        folder = Path(f"/proc/{pid}")
+        try:
+            arguments = [os.fsdecode(one) for one in (folder / "cmdline").read_bytes().split(b"\0")[1:]]
+            pairs = (os.fsdecode(one).partition("=") for one in (folder / "environ").read_bytes().split(b"\0"))
+            environment = {name: value for name, _, value in pairs}
+            current = os.readlink(folder / "cwd")
+        except OSError:
+            return
+        candidates = (
+            str(Path(current, one)) if os.sep in one else shutil.which(one, path=environment.get("PATH"))
+            for one in arguments
+            if one and not one.startswith("-")
+        )
+        programs = dict.fromkeys(one for one in candidates if one and os.path.isfile(one) and os.access(one, os.X_OK))
+        for program in list(programs)[:_MAX_AHEAD]:
+            self.place_program(program, environment)
 
     @property
     def engine(self) -> str | None:
@@ -95,17 +145,24 @@ class ProbePlacer:
         for row, hits in zip(self.rows, self._programs.probe_hits(len(self.rows)), strict=True):
             row["hits"] = hits
 
-    def _place(self, pid: int, mapped: MappedFile) -> Resolved:
+    def _place_mapped(self, pid: int, mapped: MappedFile) -> Resolved:
         try:
             # the mapping's own link: the very file, also when its path names another by now
             with open(f"/proc/{pid}/map_files/{mapped.address_range}", "rb") as file:
-                before = _identity(file)
-                answer = self._parser.resolve(file, mapped.path)
-                if _identity(file) != before:
-                    raise TraceError(f"{mapped.path} was changed while it was read", None)
-                self._attach(file, mapped.path, answer)
+                return self._place(file, mapped.path)
         except OSError as error:
             self.warnings.append(f"{mapped.path}: {error.strerror}: not probed")
+            return Resolved()
+
+    def _place(self, file: BinaryIO, path: str) -> Resolved:
+        try:
+            before = _identity(file)
+            answer = self._parser.resolve(file, path)
+            if _identity(file) != before:
+                raise TraceError(f"{path} was changed while it was read", None)
+            self._attach(file, path, answer)
+        except OSError as error:
+            self.warnings.append(f"{path}: {error.strerror}: not probed")
             return Resolved()
         except TraceError as error:
             self.warnings.append(f"{error.message}: not probed")

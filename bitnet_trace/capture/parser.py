@@ -24,6 +24,7 @@ _DEADLINE_S = 20.0
 _MEMORY_LIMIT_BYTES = 4 << 30  # address space: a 200 MB library is mapped, not read
 _LOG_LIMIT_BYTES = 64 << 20
 _MESSAGE_LIMIT_BYTES = 16 << 20
+_MAX_LINKED = 200  # below what one message can carry (SCM_MAX_FD)
 
 Answer = dict[str, Any]
 
@@ -46,6 +47,14 @@ class Parser:
         Raises TraceError: it is damaged, or more than the parser may take.
         """
         return self._ask({"resolve": path}, [file.fileno()])
+
+    def linked(self, program: str, library_path: str) -> list[tuple[str, BinaryIO]]:
+        """A program and the libraries that it is linked to, by path, opened with the rights of that process.
+
+        `library_path` is LD_LIBRARY_PATH. Raises TraceError when it is no such program.
+        """
+        answer = self._ask({"linked": program, "library_path": library_path}, [])
+        return list(zip(answer["linked"], (os.fdopen(one, "rb") for one in answer["descriptors"]), strict=True))
 
     def timings(self, folder: Path) -> list[Answer]:
         """The engine's own timing lines in the logs of a recording."""
@@ -77,13 +86,14 @@ class Parser:
         return answer
 
     def _receive(self) -> Answer:
-        data = b""
+        data, descriptors = b"", list[int]()
         deadline = time.monotonic() + _DEADLINE_S
         while not data.endswith(b"\n"):
             ready, _, _ = select.select([self._socket], [], [], max(deadline - time.monotonic(), 0))
             if not ready:
                 raise ValueError(f"no answer within {_DEADLINE_S:.0f} s")
-            more = self._socket.recv(1 << 16)
+            more, received, _, _ = socket.recv_fds(self._socket, 1 << 16, _MAX_LINKED, socket.MSG_CMSG_CLOEXEC)
+            descriptors += received
             if not more:
                 raise EOFError
             data += more
@@ -92,7 +102,7 @@ class Parser:
         answer = json.loads(data)
         if not isinstance(answer, dict):
             raise ValueError("the answer is no answer")
-        return answer
+        return {**answer, "descriptors": descriptors} if descriptors else answer
 
     def _give_up(self) -> None:
         """It hangs or is dead: the next request is refused at once."""
@@ -110,10 +120,10 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # it ends with the tracer
         # our own code first: it may lie where that user cannot read it
-        from bitnet_trace.engines import resolve, timings
+        from bitnet_trace.engines import libraries, resolve, timings
         from bitnet_trace.engines.probes import load_probe_sets
 
-        answers = _Answers(load_probe_sets(), resolve.resolve, timings.parse_timings)
+        answers = _Answers(load_probe_sets(), resolve.resolve, libraries.linked_files, timings.parse_timings)
         if os.geteuid() == 0:
             user.assume()
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
@@ -123,7 +133,12 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
             if not line:
                 break
             answer = answers.to(json.loads(line), descriptors)
-            connection.sendall(json.dumps(answer).encode() + b"\n")
+            opened = answer.pop("opened", [])
+            data = json.dumps(answer).encode() + b"\n"
+            sent = socket.send_fds(connection, [data], opened)
+            connection.sendall(data[sent:])
+            for descriptor in opened:
+                os.close(descriptor)
     finally:
         os._exit(0)
 
@@ -134,12 +149,15 @@ class _Answers:
 
     probe_sets: Sequence[Any]
     resolve: Callable[..., Any]
+    linked_files: Callable[..., Any]
     parse_timings: Callable[[str], list[Any]]
 
     def to(self, request: Answer, descriptors: list[int]) -> Answer:
         try:
             if "timings" in request:
                 return {"timings": self._timings(descriptors)}
+            if "linked" in request:
+                return self._linked(Path(request["linked"]), request["library_path"])
             with open(descriptors[0], "rb", closefd=False) as file:
                 # the fields of engines.resolve.Resolution, as JSON has them
                 return asdict(self.resolve(file, request["resolve"], self.probe_sets))
@@ -150,6 +168,13 @@ class _Answers:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def _linked(self, program: Path, library_path: str) -> Answer:
+        if not program.is_file():
+            raise TraceError(f"{program} is no file", None)
+        files = self.linked_files(program, {"LD_LIBRARY_PATH": library_path}).files[:_MAX_LINKED]
+        opened = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in files]
+        return {"linked": [str(path) for path in files], "opened": opened}
 
     def _timings(self, descriptors: list[int]) -> list[Answer]:
         found = []
