@@ -33,7 +33,13 @@ static __always_inline void ptrace_ends(u32 tid, u64 regs, s64 result)
 	struct task_event *e = reserve_task(TASK_PTRACED, t->pid, wanted, bpf_ktime_get_ns());
 	if (!e)
 		return; /* counted as lost there */
-	e->value = request == PTRACE_TRACEME ? 0 : pid;
+	if (request == PTRACE_TRACEME) {
+		u64 parent = 0;
+		READ_KERNEL(parent, bpf_get_current_task(), TASK_REAL_PARENT);
+		READ_KERNEL(pid, parent, TASK_TGID);
+	}
+	e->value = pid;
 	e->length = result != 0;
+	bpf_get_current_comm(e->text, 16); /* the parent's name too: the child has it until its exec */
 	tasks.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
 }

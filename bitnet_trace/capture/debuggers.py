@@ -31,7 +31,7 @@ class Debuggers:
         self._tracers: dict[int, str] = {}  # by process: who traces it, in words
         self._unheld: dict[int, str] = {}  # those of them that opened files meanwhile
         self._waiting: set[int] = set()  # those of them that live and have no engine yet
-        self._done: set[int] = set()  # processes whose engine is probed
+        self._done: dict[int, int] = {}  # processes whose engine is probed: since when
         self._expecting_until = 0.0
 
     def seize(self, pid: int, program: str, environment: Mapping[str, str]) -> None:
@@ -39,23 +39,26 @@ class Debuggers:
         try:
             self.holder.seize(pid)
         except PermissionError:
-            self._traced(pid, status_number(pid, "TracerPid"))
+            self._traced(pid, _called(status_number(pid, "TracerPid")))
             self._placer.place_program(program, environment)
 
     def take(self, news: npt.NDArray[np.void], look: bool) -> None:
         """Follows the records EXEC, MAP_FILE, PTRACED and EXIT, in order of time; places probes for them if `look`."""
         changed: set[int] = set()
         for event in news:
-            kind, pid = int(event["kind"]), int(event["pid"])
+            kind, pid, ts_ns = int(event["kind"]), int(event["pid"]), int(event["ts_ns"])
             if kind == TaskKind.PTRACED:
-                self._traced(pid, int(event["value"]) or status_number(pid, "PPid"))
+                name = event["text"].decode(errors="replace")
+                self._traced(pid, f"{name} (process {event['value']})")
                 if event["length"]:
                     self.holder.let_go(pid)  # for its next try
             elif kind == TaskKind.EXIT:
                 if pid == int(event["tid"]):
                     self._waiting.discard(pid)
-                    self._done.discard(pid)
-            elif not self.holder.holds(pid) and (kind == TaskKind.EXEC or pid not in self._done):
+                    self._done.pop(pid, None)
+            elif self.holder.holds(pid):
+                continue
+            elif pid not in self._done or (kind == TaskKind.EXEC and ts_ns > self._done[pid]):
                 changed.add(pid)
                 self._note(pid)
         for pid in changed if look else ():
@@ -81,18 +84,18 @@ class Debuggers:
         self._expecting_until = time.monotonic() + _EXPECTING_S
         self._placer.look_ahead(pid)
 
-    def _traced(self, pid: int, tracer: int | None) -> None:
-        self._tracers[pid] = _called(tracer) if tracer else "another program"
+    def _traced(self, pid: int, tracer: str) -> None:
+        self._tracers[pid] = tracer
         if pid not in self._done:
             self._waiting.add(pid)
 
     def _look(self, pid: int) -> bool:
         found = self._placer.look_at(pid)
         if found:
-            self._done.add(pid)
+            self._done[pid] = time.monotonic_ns()
             self._waiting.discard(pid)
         else:
-            self._done.discard(pid)
+            self._done.pop(pid, None)
         return found
 
     def _note(self, pid: int) -> None:
@@ -101,11 +104,13 @@ class Debuggers:
             tracer = status_number(pid, "TracerPid")
             if not tracer or tracer == os.getpid():
                 return
-            self._traced(pid, tracer)
+            self._traced(pid, _called(tracer))
         self._unheld[pid] = self._tracers[pid]
 
 
-def _called(pid: int) -> str:
+def _called(pid: int | None) -> str:
+    if not pid:
+        return "another program"
     try:
         name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:

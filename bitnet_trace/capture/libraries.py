@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from bitnet_trace.capture.bpf import Programs
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.engines.found import engine_of, missing_roles
+from bitnet_trace.engines.libraries import Links, linked_files, open_binary
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.layout import Role
 
@@ -98,19 +99,25 @@ class ProbePlacer:
 
     def place_program(self, program: str, environment: Mapping[str, str]) -> None:
         """Probes a program that is not running yet, and the libraries that it is linked to. Nothing when it is none."""
-        library_path = environment.get("LD_LIBRARY_PATH", "")
-        if (program, library_path) in self._ahead:
+        request = (program, environment.get("LD_LIBRARY_PATH", ""))
+        if request in self._ahead:
             return
-        self._ahead.add((program, library_path))
+        self._ahead.add(request)
         try:
-            files = self._parser.linked(program, library_path)
+            files = linked_files(Path(program), environment, self._links_of).files
         except TraceError:
             return  # a script, or text
-        for path, file in files:
-            with file:
+        for path in files:
+            with open_binary(path) as file:
                 key = _key_as_mapped(file)
                 if key is not None and key not in self._seen:
-                    self._seen[key] = self._place(file, path)
+                    self._seen[key] = self._place(file, os.path.realpath(path))
+
+    def _links_of(self, path: Path) -> Links:
+        if not path.is_file():  # or opening a pipe would wait for its writer
+            raise TraceError(f"{path} is no file", None)
+        with open_binary(path) as file:
+            return self._parser.links(file, str(path))
 
     def look_ahead(self, pid: int) -> None:
         """Probes the programs that a process's command line names: what a debugger is to run."""

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from bitnet_trace.capture.identity import NOBODY, Identity
+from bitnet_trace.engines.libraries import Links
 from bitnet_trace.errors import TraceError
 
 _DEADLINE_S = 20.0
 _MEMORY_LIMIT_BYTES = 4 << 30  # address space: a 200 MB library is mapped, not read
 _LOG_LIMIT_BYTES = 64 << 20
 _MESSAGE_LIMIT_BYTES = 16 << 20
-_MAX_LINKED = 200  # below what one message can carry (SCM_MAX_FD)
 
 Answer = dict[str, Any]
 
@@ -48,13 +48,9 @@ class Parser:
         """
         return self._ask({"resolve": path}, [file.fileno()])
 
-    def linked(self, program: str, library_path: str) -> list[tuple[str, BinaryIO]]:
-        """A program and the libraries that it is linked to, by path, opened with the rights of that process.
-
-        `library_path` is LD_LIBRARY_PATH. Raises TraceError when it is no such program.
-        """
-        answer = self._ask({"linked": program, "library_path": library_path}, [])
-        return list(zip(answer["linked"], (os.fdopen(one, "rb") for one in answer["descriptors"]), strict=True))
+    def links(self, file: BinaryIO, path: str) -> Links:
+        """What an open file says of the libraries that it needs. Raises TraceError, as resolve()."""
+        return Links(**self._ask({"links": path}, [file.fileno()]))
 
     def timings(self, folder: Path) -> list[Answer]:
         """The engine's own timing lines in the logs of a recording."""
@@ -86,14 +82,13 @@ class Parser:
         return answer
 
     def _receive(self) -> Answer:
-        data, descriptors = b"", list[int]()
+        data = b""
         deadline = time.monotonic() + _DEADLINE_S
         while not data.endswith(b"\n"):
             ready, _, _ = select.select([self._socket], [], [], max(deadline - time.monotonic(), 0))
             if not ready:
                 raise ValueError(f"no answer within {_DEADLINE_S:.0f} s")
-            more, received, _, _ = socket.recv_fds(self._socket, 1 << 16, _MAX_LINKED, socket.MSG_CMSG_CLOEXEC)
-            descriptors += received
+            more = self._socket.recv(1 << 16)
             if not more:
                 raise EOFError
             data += more
@@ -102,7 +97,7 @@ class Parser:
         answer = json.loads(data)
         if not isinstance(answer, dict):
             raise ValueError("the answer is no answer")
-        return {**answer, "descriptors": descriptors} if descriptors else answer
+        return answer
 
     def _give_up(self) -> None:
         """It hangs or is dead: the next request is refused at once."""
@@ -123,7 +118,7 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
         from bitnet_trace.engines import libraries, resolve, timings
         from bitnet_trace.engines.probes import load_probe_sets
 
-        answers = _Answers(load_probe_sets(), resolve.resolve, libraries.linked_files, timings.parse_timings)
+        answers = _Answers(load_probe_sets(), resolve.resolve, libraries.links, timings.parse_timings)
         if os.geteuid() == 0:
             user.assume()
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
@@ -133,12 +128,7 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
             if not line:
                 break
             answer = answers.to(json.loads(line), descriptors)
-            opened = answer.pop("opened", [])
-            data = json.dumps(answer).encode() + b"\n"
-            sent = socket.send_fds(connection, [data], opened)
-            connection.sendall(data[sent:])
-            for descriptor in opened:
-                os.close(descriptor)
+            connection.sendall(json.dumps(answer).encode() + b"\n")
     finally:
         os._exit(0)
 
@@ -149,16 +139,16 @@ class _Answers:
 
     probe_sets: Sequence[Any]
     resolve: Callable[..., Any]
-    linked_files: Callable[..., Any]
+    links: Callable[..., Any]
     parse_timings: Callable[[str], list[Any]]
 
     def to(self, request: Answer, descriptors: list[int]) -> Answer:
         try:
             if "timings" in request:
                 return {"timings": self._timings(descriptors)}
-            if "linked" in request:
-                return self._linked(Path(request["linked"]), request["library_path"])
             with open(descriptors[0], "rb", closefd=False) as file:
+                if "links" in request:
+                    return dict(self.links(file, request["links"])._asdict())
                 # the fields of engines.resolve.Resolution, as JSON has them
                 return asdict(self.resolve(file, request["resolve"], self.probe_sets))
         except TraceError as error:
@@ -168,13 +158,6 @@ class _Answers:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-
-    def _linked(self, program: Path, library_path: str) -> Answer:
-        if not program.is_file():
-            raise TraceError(f"{program} is no file", None)
-        files = self.linked_files(program, {"LD_LIBRARY_PATH": library_path}).files[:_MAX_LINKED]
-        opened = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in files]
-        return {"linked": [str(path) for path in files], "opened": opened}
 
     def _timings(self, descriptors: list[int]) -> list[Answer]:
         found = []
