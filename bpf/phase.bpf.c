@@ -159,6 +159,12 @@ static __always_inline void stop_for_tracer(void)
 	bpf_send_signal_thread(blocked & (1ULL << (SIGNAL_URG - 1)) ? SIGNAL_STOP : SIGNAL_URG);
 }
 
+static __always_inline int is_held(u32 pid)
+{
+	u32 *how = held.lookup(&pid);
+	return how && *how == HELD;
+}
+
 int engine_probe(struct pt_regs *regs)
 {
 	u32 cookie = bpf_get_attach_cookie(regs);
@@ -177,7 +183,7 @@ int engine_probe(struct pt_regs *regs)
 	(*hits)++;
 
 	if (probe->action == ACTION_HOLD) {
-		if (held.lookup(&t->pid))
+		if (is_held(t->pid))
 			stop_for_tracer();
 		return 0;
 	}

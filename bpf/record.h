@@ -223,6 +223,7 @@ enum task_kind {
 	 * length = run-queue ns, offset = on-CPU ns. */
 	TASK_BEFORE = 6,	/* the kernel's, before counting began; also address = minor | major << 32 faults, inode = runs */
 	TASK_AFTER = 7,		/* ours, between TASK_EXIT and the thread's last switch */
+	TASK_PTRACED = 8,	/* traced by another program, value = its pid, text = its name; length = 1: was refused, for we do */
 };
 
 struct task_event {

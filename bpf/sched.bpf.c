@@ -131,7 +131,7 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 		return;
 	}
 	struct process *p = processes.lookup(&t->pid);
-	if (p && state && !preempt)
+	if (p && state && !preempt && !(state & 8 /* __TASK_TRACED: a debugger stops it */))
 		fall_idle(p, t->pid, tid, now);
 }
 

@@ -95,11 +95,13 @@ enum location_kind { LOCATION_NONE = 0, LOCATION_REGISTER = 1, LOCATION_MEMORY =
 enum call_number {
 	CALL_READ = 0, CALL_MMAP = 9, CALL_MPROTECT = 10, CALL_MUNMAP = 11, CALL_BRK = 12, CALL_PREAD64 = 17,
 	CALL_READV = 19, CALL_SCHED_YIELD = 24, CALL_MREMAP = 25, CALL_MADVISE = 28, CALL_EXECVE = 59,
-	CALL_MLOCK = 149, CALL_MUNLOCK = 150, CALL_MLOCKALL = 151, CALL_MUNLOCKALL = 152, CALL_FUTEX = 202,
+	CALL_PTRACE = 101, CALL_MLOCK = 149, CALL_MUNLOCK = 150, CALL_MLOCKALL = 151, CALL_MUNLOCKALL = 152, CALL_FUTEX = 202,
 	CALL_PREADV = 295, CALL_EXECVEAT = 322, CALL_MLOCK2 = 325, CALL_PREADV2 = 327, CALL_FUTEX_WAITV = 449,
 	CALL_FUTEX_WAKE = 454, CALL_FUTEX_WAIT = 455, CALL_FUTEX_REQUEUE = 456,
 };
 
+/* HELD: it stops when it changes its link map. LEAVING: it is about to be let go, and not to be stopped again. */
+enum held_how { HELD = 1, LEAVING = 2 };
 enum signal_number { SIGNAL_STOP = 19, SIGNAL_URG = 23 };
 
 /* Where struct pt_regs has the arguments of a system call and its number. */
@@ -115,7 +117,7 @@ enum signal_number { SIGNAL_STOP = 19, SIGNAL_URG = 23 };
 
 BPF_HASH(threads, u32, struct thread, 32768);
 BPF_HASH(processes, u32, struct process, 8192);
-BPF_HASH(held, u32, u32, 8192);		/* processes that our ptrace holds when they change their link map */
+BPF_HASH(held, u32, u32, 8192);		/* processes that our ptrace is on: enum held_how */
 BPF_TABLE("lru_hash", u32, struct phase_state, phase_states, 16384);
 BPF_ARRAY(phase_counter, u64, 1);
 BPF_ARRAY(probes, struct probe, MAX_PROBES);

@@ -135,14 +135,17 @@ TRACEPOINT(sys_exit)
 	/* regs, return value */
 	u32 tid = bpf_get_current_pid_tgid();
 	s64 result = ctx->args[1];
+	u64 number = LOAD_WORD(ctx->args[0], REGISTER_CALL);
 	u64 now, duration;
 	struct thread *t;
 	u32 phase;
 
-	if (is_wake(ctx->args[0], LOAD_WORD(ctx->args[0], REGISTER_CALL))) {
+	if (is_wake(ctx->args[0], number)) {
 		wake_ends(tid, ctx->args[0], result);
 		return 0;
 	}
+	if (number == CALL_PTRACE)
+		ptrace_ends(tid, ctx->args[0], result);
 	t = this_thread(tid);
 	if (!t)
 		return 0;

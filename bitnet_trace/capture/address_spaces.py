@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from bitnet_trace.capture.libraries import MappedFile, mapped_files
+from bitnet_trace.capture.mappings import MappedFile, mapped_files
 
 _KERNEL = 1 << 63
 _MAX_OPEN_FILES = 400

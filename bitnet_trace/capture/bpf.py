@@ -15,8 +15,8 @@ from bitnet_trace.resources import bpf_dir
 
 # compiled as one text, in this order: each file uses what stands before it
 _SOURCES = (
-    *("state", "wake", "phase", "profile", "fault", "task", "sched", "futex", "io", "memory", "syscall", "tlb"),
-    "io_uring",
+    *("state", "wake", "phase", "profile", "fault", "task", "sched", "futex", "io", "memory", "ptrace", "syscall"),
+    *("tlb", "io_uring"),
 )
 
 TRACEPOINTS = (
@@ -247,11 +247,11 @@ class Programs:
         processes[processes.Key(pid)] = process
         threads[threads.Key(pid)] = thread
 
-    def hold(self, pid: int, on: bool) -> None:
-        """Whether a change of the link map of this process stops it for our ptrace."""
+    def hold(self, pid: int, how: int) -> None:
+        """How our ptrace is on this process: `enum held_how` of bpf/state.bpf.c; 0: not at all."""
         held = self._bpf["held"]
-        if on:
-            held[held.Key(pid)] = held.Leaf(1)
+        if how:
+            held[held.Key(pid)] = held.Leaf(how)
         else:
             with contextlib.suppress(KeyError):
                 del held[held.Key(pid)]

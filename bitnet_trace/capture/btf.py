@@ -192,6 +192,7 @@ def kernel_constants(btf: Btf) -> dict[str, int]:
         "TASK_RUNS": btf.offset("task_struct.sched_info.pcount") or 0,
         "TASK_STATE": _first(btf, "task_struct.__state", "task_struct.state"),
         "TASK_EXIT_CODE": _first(btf, "task_struct.exit_code"),
+        "TASK_REAL_PARENT": _first(btf, "task_struct.real_parent"),
         "TASK_FILES": _first(btf, "task_struct.files"),
         "TASK_BLOCKED": _first(btf, "task_struct.blocked"),
         "TASK_STATE_DEAD": 0x80,

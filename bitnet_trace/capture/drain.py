@@ -25,12 +25,14 @@ from bitnet_trace.recording.layout import (
     Kind,
     Role,
     SwitchFlag,
+    TaskKind,
 )
 from bitnet_trace.recording.phase_log import PhaseLog
 from bitnet_trace.recording.writer import Writer
 
 _BATCH = 1 << 18
 _MAX_NEIGHBOURS = 1000
+_NEWS = (TaskKind.EXEC, TaskKind.MAP_FILE, TaskKind.PTRACED, TaskKind.EXIT)
 _COUNTERS = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
 
 
@@ -54,6 +56,7 @@ class Drain:
         self._changed_phases: set[int] = set()  # in the last turn
         self._newest_phase = 0  # up to the last turn
         self._neighbours: dict[int, str] = {}
+        self._news: list[npt.NDArray[np.void]] = []
         self.warnings: list[str] = []
         now_ns = time.monotonic_ns()
         writer.threads([self._task_log.begin(pid, comm, now_ns)])
@@ -87,6 +90,11 @@ class Drain:
     def taskstats(self) -> dict[str, Any]:
         """How the kernel's own accounting was had: version, reason (why not), delay_reason, dropped_messages."""
         return self._taskstats.meta()
+
+    def take_news(self) -> npt.NDArray[np.void]:
+        """The records EXEC, MAP_FILE, PTRACED and EXIT of the ring `tasks` since the last time, in order of time."""
+        news, self._news = self._news, []
+        return np.concatenate([np.empty(0, TASK_DTYPE), *news])
 
     def step(self) -> int:
         """Takes all that is there; returns the number of events. Raises TraceError when it cannot be written."""
@@ -171,7 +179,9 @@ class Drain:
         if not len(batch):
             return
         self._task_count += len(batch)
-        threads, maps = self._task_log.fold(batch[np.argsort(batch["ts_ns"], kind="stable")])
+        batch = batch[np.argsort(batch["ts_ns"], kind="stable")]
+        self._news.append(batch[np.isin(batch["kind"], _NEWS)])
+        threads, maps = self._task_log.fold(batch)
         self._writer.threads(threads)
         self._writer.maps(maps)
         self._writer.taskstats(accounting_rows(batch))

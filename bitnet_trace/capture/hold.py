@@ -4,6 +4,9 @@ PTRACE_SEIZE, never SIGSTOP: parents and shells see nothing, and when the tracer
 change of the link map (dlopen) is told by a uprobe in the dynamic linker, which sends its own thread a SIGURG from
 BPF; that is seen here at its delivery and never delivered. When the tracer has died by then, SIGURG does nothing.
 Processes whose engine has been found are let go.
+
+A thread has one tracer, so for a debugger within the target (gdb, strace, a handler of crashes) we are in the way. Its
+ptrace call has failed when the same SIGURG stops it: then what it wants to trace is let go, and the call made again.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,17 +23,32 @@ from bitnet_trace.capture import syscalls
 
 _SI_KERNEL = 0x80
 # what stop_for_tracer() of bpf/phase.bpf.c sends
-_LINK_MAP_CHANGED = {signal.SIGURG, signal.SIGSTOP}
+_STOP_FOR_US = {signal.SIGURG, signal.SIGSTOP}
 _STOPPING = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+# how long a debugger waits for a thread that does not stop (in vfork, or on a dead disk); then it is refused
+_PATIENCE_S = 1.0
 
 
-def process_of(tid: int) -> int | None:
-    """The process that a thread belongs to; None when it is gone."""
+class How(IntEnum):
+    """How our ptrace is on a process: `enum held_how` of bpf/state.bpf.c."""
+
+    NOT = 0
+    HELD = 1
+    LEAVING = 2
+
+
+def status_number(tid: int, name: str) -> int | None:
+    """A number in /proc/TID/status: Tgid, PPid, TracerPid; None when the thread is gone."""
     try:
         status = Path(f"/proc/{tid}/status").read_text()
     except OSError:
         return None
-    return int(status.split("Tgid:", 1)[1].split(None, 1)[0])
+    return int(status.split(f"\n{name}:", 1)[1].split(None, 1)[0])
+
+
+def process_of(tid: int) -> int | None:
+    """The process that a thread belongs to; None when it is gone."""
+    return status_number(tid, "Tgid")
 
 
 class Ended(NamedTuple):
@@ -39,20 +58,30 @@ class Ended(NamedTuple):
     cpu_ns: int
 
 
+class _Debugger(NamedTuple):
+    """A thread that stands still until `wanted`, which it will trace, is let go."""
+
+    tid: int
+    wanted: int
+    deadline: float
+
+
 class Holder:
     """Our ptrace on a tree of processes. All its methods have to be called by one thread.
 
     `look_at(pid)` is called while a process stands still after an exec or a change of its link map; it returns True
-    when nothing more is to be placed in that process, which is let go then. `follow(pid, on)` is told which processes
-    are held from now on. `held_ns` is how long processes stood still for it, `stops` how often threads did.
+    when nothing more is to be placed in that process, which is let go then. `look_ahead(pid)` is called while a
+    process stands still that is going to debug, or to be debugged, and is let go for that. `tell(pid, how)` is told how
+    processes are held from now on. `held_ns` is how long processes stood still for it, `stops` how often threads did.
     """
 
-    def __init__(self, look_at: Callable[[int], bool], follow: Callable[[int, bool], None]) -> None:
-        self._look_at = look_at
-        self._follow = follow
+    def __init__(
+        self, look_at: Callable[[int], bool], look_ahead: Callable[[int], None], tell: Callable[[int, How], None]
+    ) -> None:
+        self._look_at, self._look_ahead, self._tell = look_at, look_ahead, tell
         self._threads: dict[int, int] = {}  # tid: pid, of all threads that we trace
         self._leaving: set[int] = set()  # processes that are let go thread by thread
-        self.refused: list[str] = []
+        self._debuggers: list[_Debugger] = []
         self.stops = 0
         self.held_ns = 0
 
@@ -60,12 +89,13 @@ class Holder:
         """Raises OSError, with EPERM when somebody else traces it."""
         syscalls.ptrace(syscalls.PTRACE_SEIZE, pid, syscalls.PTRACE_O_FOLLOW)
         self._threads[pid] = pid
-        self._follow(pid, True)
+        self._tell(pid, How.HELD)
 
     def wait(self) -> dict[int, Ended]:
         """Handles all stops that are there; returns the children of ours that have ended, by pid."""
         ended: dict[int, Ended] = {}
         while True:
+            self._resume_debuggers()
             try:
                 tid, status, usage = os.wait4(-1, os.WNOHANG | syscalls.WALL)
             except ChildProcessError:
@@ -78,16 +108,31 @@ class Holder:
                 with contextlib.suppress(ProcessLookupError):
                     self._stopped(tid, os.WSTOPSIG(status), status >> 16)
             else:
-                self._threads.pop(tid, None)
+                self._forget(tid)
                 ended[tid] = Ended(status, round((usage.ru_utime + usage.ru_stime) * 1e9))
 
     def release_all(self) -> None:
         """Lets everyone go; those that run are asked to stop for it and let go by later calls of wait()."""
         for pid in set(self._threads.values()):
-            self._let_go(pid)
+            self.let_go(pid)
+
+    def let_go(self, pid: int) -> None:
+        """Does so by later calls of wait(), when its threads have stopped. Nothing when it is not held."""
+        threads = self._threads_of(pid)
+        if not threads or pid in self._leaving:
+            return
+        self._leaving.add(pid)
+        for tid in threads:
+            # those that stand still already are let go where their stop is handled
+            with contextlib.suppress(OSError):
+                syscalls.ptrace(syscalls.PTRACE_INTERRUPT, tid)
+        self._tell(pid, How.LEAVING)
+
+    def holds(self, pid: int) -> bool:
+        return pid in self._threads.values()
 
     @property
-    def holds(self) -> bool:
+    def holds_any(self) -> bool:
         return bool(self._threads)
 
     # ---- one stop ---------------------------------------------------------------------------------------------------
@@ -109,8 +154,12 @@ class Holder:
             if number in _STOPPING and pid not in self._leaving:
                 syscalls.ptrace(syscalls.PTRACE_LISTEN, tid)  # really stopped, by its user: stays so
                 return
-        elif number in _LINK_MAP_CHANGED and self._from_kernel(tid):
-            self._look(pid)
+        elif number in _STOP_FOR_US and self._from_kernel(tid):
+            refused = syscalls.refused_ptrace_call(tid)
+            if refused is None:
+                self._look(pid)
+            elif self._make_way(tid, pid, refused):
+                return
         else:
             signal_to_pass = number
         self._go_on(tid, pid, signal_to_pass)
@@ -130,13 +179,42 @@ class Holder:
         done = self._look_at(pid)
         self.held_ns += time.monotonic_ns() - begin_ns
         if done:
-            self._let_go(pid)
+            self.let_go(pid)
+
+    def _make_way(self, tid: int, pid: int, refused: syscalls.PtraceCall) -> bool:
+        """Lets go of whom a debugger wants to trace. True: the debugger has to stand still until that is done."""
+        if pid in self._leaving:
+            return False
+        if refused.request == syscalls.PTRACE_TRACEME and status_number(pid, "PPid") == os.getpid():
+            syscalls.make_call_succeed(tid)  # its parent shall trace it, and does: we are the parent
+            return False
+        begin_ns = time.monotonic_ns()
+        self._look_ahead(pid)
+        self.held_ns += time.monotonic_ns() - begin_ns
+        # With PTRACE_TRACEME it is the one to be traced. Else it is the debugger, which is let go too: each stop of
+        # those that it traces is a signal to it, and would be another stop for us.
+        self.let_go(pid)
+        owner = self._threads.get(refused.tid)
+        if refused.request == syscalls.PTRACE_TRACEME or owner is None:
+            return False
+        self.let_go(owner)
+        self._debuggers.append(_Debugger(tid, refused.tid, time.monotonic() + _PATIENCE_S))
+        return True
+
+    def _resume_debuggers(self) -> None:
+        for debugger in list(self._debuggers):
+            if debugger.wanted not in self._threads or time.monotonic() > debugger.deadline:
+                self._debuggers.remove(debugger)
+                pid = self._threads.get(debugger.tid)
+                if pid is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        self._go_on(debugger.tid, pid, 0)
 
     def _add(self, tid: int, pid: int) -> None:
         known = pid in self._threads.values()
         self._threads[tid] = pid
         if not known and pid not in self._leaving:
-            self._follow(pid, True)
+            self._tell(pid, How.HELD)
         if pid in self._leaving:
             with contextlib.suppress(OSError):
                 syscalls.ptrace(syscalls.PTRACE_INTERRUPT, tid)
@@ -145,24 +223,23 @@ class Holder:
         """An exec ends all other threads of the process without a word."""
         for tid in self._threads_of(pid):
             if tid != leader:
-                del self._threads[tid]
+                self._forget(tid)
+
+    def _forget(self, tid: int) -> None:
+        pid = self._threads.pop(tid, None)
+        if pid is not None and pid not in self._threads.values():
+            self._leaving.discard(pid)
+            self._tell(pid, How.NOT)
 
     def _threads_of(self, pid: int) -> list[int]:
         return [tid for tid, owner in self._threads.items() if owner == pid]
 
-    def _let_go(self, pid: int) -> None:
-        self._leaving.add(pid)
-        self._follow(pid, False)
-        for tid in self._threads_of(pid):
-            # those that stand still already are let go where their stop is handled
-            with contextlib.suppress(OSError):
-                syscalls.ptrace(syscalls.PTRACE_INTERRUPT, tid)
-
     def _go_on(self, tid: int, pid: int, signal_to_pass: int) -> None:
         if pid in self._leaving:
+            # also one that was asked to stop for other reasons between its call and the signal that tells of it
+            if syscalls.refused_ptrace_call(tid) is not None:
+                syscalls.repeat_call(tid)
             syscalls.ptrace(syscalls.PTRACE_DETACH, tid, signal_to_pass)
-            self._threads.pop(tid, None)
-            if pid not in self._threads.values():
-                self._leaving.discard(pid)
+            self._forget(tid)
         else:
             syscalls.ptrace(syscalls.PTRACE_CONT, tid, signal_to_pass)

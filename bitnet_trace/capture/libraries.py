@@ -1,57 +1,24 @@
 """What a process has mapped, and the probes that belong there."""
 
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import Programs
+from bitnet_trace.capture.mappings import MappedFile, key_as_mapped, mapped_files
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.engines.found import engine_of, missing_roles
+from bitnet_trace.engines.libraries import Links, linked_files, open_binary
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.layout import Role
 
 _ACTIONS = {"begin": 1, "end": 2, "mark": 3, "tokens": 4, "hold": 5}
 _LOCATIONS = {"none": 0, "register": 1, "memory": 2}
-
-
-@dataclass(frozen=True)
-class MappedFile:
-    """A part of a file that a process has mapped at [begin, end), from `offset` of the file on."""
-
-    begin: int
-    end: int
-    offset: int
-    executable: bool
-    device: str
-    inode: int
-    path: str
-
-    def link(self, pid: int) -> str:
-        """The very file, also when its path names another by now."""
-        return f"/proc/{pid}/map_files/{self.begin:x}-{self.end:x}"
-
-
-def mapped_files(pid: int) -> Iterator[MappedFile]:
-    """The file mappings of a process, as /proc/PID/maps has them; nothing when it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/maps").read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        fields = line.split(None, 5)
-        if len(fields) == 6 and fields[4] != b"0":
-            begin, end = (int(edge, 16) for edge in fields[0].split(b"-"))
-            yield MappedFile(
-                begin=begin,
-                end=end,
-                offset=int(fields[2], 16),
-                executable=fields[1][2:3] == b"x",
-                device=fields[3].decode(),
-                inode=int(fields[4]),
-                path=os.fsdecode(fields[5]),
-            )
+_MAX_AHEAD = 4  # programs that are looked for in one command line
 
 
 @dataclass(frozen=True)
@@ -66,12 +33,13 @@ class Resolved:
 class ProbePlacer:
     """Places engine probes in the files that traced processes map, each file once, whoever maps it.
 
-    `rows` describes every probe for meta.json, `engine` is what was recognised so far.
+    `rows` describes every probe for meta.json, `engine` is what was recognised so far. `spaces` sees what is looked at.
     """
 
-    def __init__(self, programs: Programs, parser: Parser) -> None:
-        self._programs, self._parser = programs, parser
+    def __init__(self, programs: Programs, parser: Parser, spaces: AddressSpaces) -> None:
+        self._programs, self._parser, self._spaces = programs, parser, spaces
         self._seen: dict[tuple[str, int], Resolved] = {}
+        self._ahead: set[tuple[str, str]] = set()
         self.rows: list[dict[str, Any]] = []
         self.warnings: list[str] = []
 
@@ -86,9 +54,51 @@ class ProbePlacer:
                 continue
             key = (mapped.device, mapped.inode)
             if key not in self._seen:
-                self._seen[key] = self._place(pid, mapped)
+                self._seen[key] = self._place_mapped(pid, mapped)
             found = found or "decode" in self._seen[key].roles
+        self._spaces.look_at(pid)
         return found
+
+    def place_program(self, program: str, environment: Mapping[str, str]) -> None:
+        """Probes a program that is not running yet, and the libraries that it is linked to. Nothing when it is none."""
+        request = (program, environment.get("LD_LIBRARY_PATH", ""))
+        if request in self._ahead:
+            return
+        self._ahead.add(request)
+        try:
+            files = linked_files(Path(program), environment, self._links_of).files
+        except TraceError:
+            return  # a script, or text
+        for path in files:
+            with open_binary(path) as file:
+                key = key_as_mapped(file)
+                if key is not None and key not in self._seen:
+                    self._seen[key] = self._place(file, os.path.realpath(path))
+
+    def _links_of(self, path: Path) -> Links:
+        if not path.is_file():  # or opening a pipe would wait for its writer
+            raise TraceError(f"{path} is no file", None)
+        with open_binary(path) as file:
+            return self._parser.links(file, str(path))
+
+    def look_ahead(self, pid: int) -> None:
+        """Probes the programs that a process's command line names: what a debugger is to run."""
+        folder = Path(f"/proc/{pid}")
+        try:
+            arguments = [os.fsdecode(one) for one in (folder / "cmdline").read_bytes().split(b"\0")[1:]]
+            pairs = (os.fsdecode(one).partition("=") for one in (folder / "environ").read_bytes().split(b"\0"))
+            environment = {name: value for name, _, value in pairs}
+            current = os.readlink(folder / "cwd")
+        except OSError:
+            return
+        candidates = (
+            str(Path(current, one)) if os.sep in one else shutil.which(one, path=environment.get("PATH"))
+            for one in arguments
+            if one and not one.startswith("-")
+        )
+        programs = dict.fromkeys(one for one in candidates if one and os.path.isfile(one) and os.access(one, os.X_OK))
+        for program in list(programs)[:_MAX_AHEAD]:
+            self.place_program(program, environment)
 
     @property
     def engine(self) -> str | None:
@@ -104,16 +114,23 @@ class ProbePlacer:
         for row, hits in zip(self.rows, self._programs.probe_hits(len(self.rows)), strict=True):
             row["hits"] = hits
 
-    def _place(self, pid: int, mapped: MappedFile) -> Resolved:
+    def _place_mapped(self, pid: int, mapped: MappedFile) -> Resolved:
         try:
             with open(mapped.link(pid), "rb") as file:
-                before = _identity(file)
-                answer = self._parser.resolve(file, mapped.path)
-                if _identity(file) != before:
-                    raise TraceError(f"{mapped.path} was changed while it was read", None)
-                self._attach(file, mapped.path, answer)
+                return self._place(file, mapped.path)
         except OSError as error:
             self.warnings.append(f"{mapped.path}: {error.strerror}: not probed")
+            return Resolved()
+
+    def _place(self, file: BinaryIO, path: str) -> Resolved:
+        try:
+            before = _identity(file)
+            answer = self._parser.resolve(file, path)
+            if _identity(file) != before:
+                raise TraceError(f"{path} was changed while it was read", None)
+            self._attach(file, path, answer)
+        except OSError as error:
+            self.warnings.append(f"{path}: {error.strerror}: not probed")
             return Resolved()
         except TraceError as error:
             self.warnings.append(f"{error.message}: not probed")

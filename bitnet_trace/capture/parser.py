@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from bitnet_trace.capture.identity import NOBODY, Identity
+from bitnet_trace.engines.libraries import Links
 from bitnet_trace.errors import TraceError
 
 _DEADLINE_S = 20.0
@@ -57,6 +58,10 @@ class Parser:
             wanted.seek(0)  # where the other process begins to read: the descriptor's position is shared
             found: list[Answer] = self._ask({"symbolize": path}, [file.fileno(), wanted.fileno()])["places"]
         return found
+
+    def links(self, file: BinaryIO, path: str) -> Links:
+        """What an open file says of the libraries that it needs. Raises TraceError, as resolve()."""
+        return Links(**self._ask({"links": path}, [file.fileno()]))
 
     def timings(self, folder: Path) -> list[Answer]:
         """The engine's own timing lines in the logs of a recording."""
@@ -121,10 +126,12 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # it ends with the tracer
         # our own code first: it may lie where that user cannot read it
-        from bitnet_trace.engines import resolve, symbolize, timings
+        from bitnet_trace.engines import libraries, resolve, symbolize, timings
         from bitnet_trace.engines.probes import load_probe_sets
 
-        answers = _Answers(load_probe_sets(), resolve.resolve, timings.parse_timings, symbolize.symbolize)
+        answers = _Answers(
+            load_probe_sets(), resolve.resolve, libraries.links, timings.parse_timings, symbolize.symbolize
+        )
         if os.geteuid() == 0:
             user.assume()
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
@@ -145,6 +152,7 @@ class _Answers:
 
     probe_sets: Sequence[Any]
     resolve: Callable[..., Any]
+    links: Callable[..., Any]
     parse_timings: Callable[[str], list[Any]]
     symbolize: Callable[..., list[Any]]
 
@@ -157,6 +165,8 @@ class _Answers:
                     with open(descriptors[1], "rb", closefd=False) as wanted:
                         offsets = json.loads(wanted.read())
                     return {"places": [asdict(one) for one in self.symbolize(file, request["symbolize"], offsets)]}
+                if "links" in request:
+                    return dict(self.links(file, request["links"])._asdict())
                 # the fields of engines.resolve.Resolution, as JSON has them
                 return asdict(self.resolve(file, request["resolve"], self.probe_sets))
         except TraceError as error:

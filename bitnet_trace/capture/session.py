@@ -88,7 +88,7 @@ def trace(command: Sequence[str], options: Options) -> Result:
         os.close(folder_ready)
         if copy:
             copy.close_target_ends()
-        run = _Run(command, program, options, user, signals, parser, child, copy, started_ns)
+        run = _Run(command, program, environment, options, user, signals, parser, child, copy, started_ns)
         try:
             run.prepare(folder, folder_made)
         except BaseException:
@@ -118,6 +118,7 @@ class _Run:
         self,
         command: Sequence[str],
         program: str,
+        environment: Mapping[str, str],
         options: Options,
         user: identity.Identity | None,
         signals: Signals,
@@ -126,7 +127,7 @@ class _Run:
         copy: output.OutputCopy | None,
         started_ns: int,
     ) -> None:
-        self._command, self._program, self._options = command, program, options
+        self._command, self._program, self._environment, self._options = command, program, environment, options
         self._user, self._signals, self._parser = user, signals, parser
         self._child, self._copy = child, copy
         self._timeline = {"started": started_ns}
@@ -156,14 +157,15 @@ class _Run:
         importer.join()
 
         from bitnet_trace.capture.address_spaces import AddressSpaces
+        from bitnet_trace.capture.debuggers import Debuggers
         from bitnet_trace.capture.drain import Drain
-        from bitnet_trace.capture.hold import Holder
         from bitnet_trace.capture.libraries import ProbePlacer
         from bitnet_trace.recording.writer import Writer
 
-        self._placer = ProbePlacer(self._programs, self._parser)
         self._spaces = AddressSpaces()
-        self._holder = Holder(self._look_at, self._programs.hold)
+        self._placer = ProbePlacer(self._programs, self._parser, self._spaces)
+        self._debuggers = Debuggers(self._placer, self._programs.hold)
+        self._holder = self._debuggers.holder
         owner = (self._user.uid, self._user.gid) if self._user else None
         self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
         os.write(folder_made, b"1")
@@ -171,7 +173,7 @@ class _Run:
         if signal.SIGINT in signal.sigpending():
             raise KeyboardInterrupt
         self._programs.trace_child(self._child.pid)
-        self._holder.seize(self._child.pid)
+        self._debuggers.seize(self._child.pid, self._program, self._environment)
         self._mark("released")
         self._stats = cost.StatsWindows()
         self._cpu_before_ns = time.process_time_ns()
@@ -204,17 +206,17 @@ class _Run:
 
     def follow(self) -> Result:
         """Drains and handles stops until the target has ended; then ends the recording."""
-        next_drain = time.monotonic() + _DRAIN_INTERVAL_S
-        next_meta = time.monotonic() + _META_INTERVAL_S
+        last_drain = time.monotonic()
+        next_meta = last_drain + _META_INTERVAL_S
         self._handle_ends()
         while self._status is None and self._signals.interrupts < 2:
-            self._signals.sleep(next_drain - time.monotonic(), self._child.pid)
+            self._signals.sleep(last_drain + self._interval_s - time.monotonic(), self._child.pid)
             self._handle_ends()
-            if time.monotonic() >= next_drain:
+            if time.monotonic() >= last_drain + self._interval_s:
                 self._record(self._drain.step)
+                self._debuggers.take(self._drain.take_news(), look=True)
                 self._stats.step()
-                busy = self._drain.filled_share > _BUSY_SHARE
-                next_drain = time.monotonic() + (_BUSY_INTERVAL_S if busy else _DRAIN_INTERVAL_S)
+                last_drain = time.monotonic()
             if time.monotonic() >= next_meta:
                 self._record(lambda: self._writer.update_meta(**self._meta()))
                 next_meta = time.monotonic() + _META_INTERVAL_S
@@ -222,6 +224,11 @@ class _Run:
         if self._status is not None:
             self._check_exec()
         return self._finish()
+
+    @property
+    def _interval_s(self) -> float:
+        busy = self._drain.filled_share > _BUSY_SHARE or self._debuggers.waiting
+        return _BUSY_INTERVAL_S if busy else _DRAIN_INTERVAL_S
 
     def _record(self, step: Any) -> None:
         """One step of recording. When the disk refuses, recording ends and the target goes on: it comes first."""
@@ -234,11 +241,6 @@ class _Run:
             print(f"bitnet-trace: {error.message}; the program goes on untraced", file=sys.stderr)
             self._holder.release_all()
             self._programs.detach()
-
-    def _look_at(self, pid: int) -> bool:
-        found = self._placer.look_at(pid)
-        self._spaces.look_at(pid)
-        return found
 
     def _handle_ends(self) -> None:
         for pid, ended in self._holder.wait().items():
@@ -263,6 +265,7 @@ class _Run:
         self._wait_for_output()
         self._programs.detach()
         self._record(lambda: self._drain.finish(time.monotonic_ns()))
+        self._debuggers.take(self._drain.take_news(), look=False)
         self._placer.finish()
         self._stats.close()
         self._record(lambda: self._writer.symbols(symbols.symbol_rows(self._drain.samples, self._spaces, self._parser)))
@@ -285,7 +288,7 @@ class _Run:
 
     def _wait_for_output(self) -> None:
         deadline = time.monotonic() + _OUTPUT_GRACE_S
-        while (not self._copy_ended or self._holder.holds) and time.monotonic() < deadline:
+        while (not self._copy_ended or self._holder.holds_any) and time.monotonic() < deadline:
             self._signals.sleep(deadline - time.monotonic(), None)
             self._handle_ends()
 
@@ -302,7 +305,11 @@ class _Run:
             "io_uring_overflows": self._programs.io_uring_overflows(),
             "cost": self._cost(),
             "neighbours": self._drain.neighbours,
-            "warnings": self._placer.warnings + self._drain.warnings + self._spaces.warnings,
+            "warnings": [
+                warning
+                for part in (self._placer, self._debuggers, self._drain, self._spaces)
+                for warning in part.warnings
+            ],
         }
 
     def _reported_timings(self, warnings: list[str]) -> list[dict[str, Any]]:
@@ -345,8 +352,8 @@ def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:
 def _import_early() -> None:
     """Only to have it done early: an error comes again where the modules are used."""
     with contextlib.suppress(ImportError):
+        import bitnet_trace.capture.debuggers
         import bitnet_trace.capture.drain
-        import bitnet_trace.capture.hold
         import bitnet_trace.capture.libraries
         import bitnet_trace.capture.taskstats
         import bitnet_trace.recording.writer

@@ -5,9 +5,11 @@ Each function returns what the call returns and raises OSError. Structures are p
 
 import contextlib
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -146,14 +148,21 @@ def without_kernel_addresses() -> Iterator[None]:
 # ---- ptrace(2) --------------------------------------------------------------------------------------------------
 
 PTRACE_CONT, PTRACE_DETACH, PTRACE_GETEVENTMSG, PTRACE_GETSIGINFO = 7, 17, 0x4201, 0x4202
+PTRACE_TRACEME, PTRACE_POKEUSER, PTRACE_GETREGS = 0, 6, 12
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_LISTEN = 0x4206, 0x4207, 0x4208
 PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK, PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP = 1, 2, 3, 4, 128
 PTRACE_O_FOLLOW = (1 << 1) | (1 << 2) | (1 << 3) | (1 << 4)  # fork, vfork, clone, exec
 WALL = 0x40000000  # __WALL of waitpid(2): threads too
 
 
-def ptrace(request: int, tid: int, data: int = 0) -> int:
-    return _call(_NR_PTRACE, ctypes.c_long(request), ctypes.c_long(tid), ctypes.c_long(0), ctypes.c_long(data))
+# struct user_regs_struct of <sys/user.h>: 27 words, of which
+_RAX, _RSI, _RDI, _ORIG_RAX = 10, 13, 14, 15
+# what the kernel knows as "make that call again", on the way back to user mode (include/linux/errno.h)
+_ERESTARTNOINTR = 513
+
+
+def ptrace(request: int, tid: int, data: int = 0, address: int = 0) -> int:
+    return _call(_NR_PTRACE, ctypes.c_long(request), ctypes.c_long(tid), ctypes.c_long(address), ctypes.c_long(data))
 
 
 def ptrace_event_message(tid: int) -> int:
@@ -168,3 +177,30 @@ def ptrace_signal_code(tid: int) -> int:
     info = ctypes.create_string_buffer(128)
     _call(_NR_PTRACE, ctypes.c_long(PTRACE_GETSIGINFO), ctypes.c_long(tid), ctypes.c_long(0), info)
     return int(struct.unpack_from("<iii", info)[2])
+
+
+class PtraceCall(NamedTuple):
+    """A call of ptrace(2) that a thread has made."""
+
+    request: int
+    tid: int
+
+
+def refused_ptrace_call(tid: int) -> PtraceCall | None:
+    """The ptrace call that a stopped thread has just been refused, with EPERM; None when it comes from elsewhere."""
+    buffer = ctypes.create_string_buffer(27 * 8)
+    _call(_NR_PTRACE, ctypes.c_long(PTRACE_GETREGS), ctypes.c_long(tid), ctypes.c_long(0), buffer)
+    registers = struct.unpack("<27q", buffer)
+    if registers[_ORIG_RAX] != _NR_PTRACE or registers[_RAX] != -errno.EPERM:
+        return None
+    return PtraceCall(registers[_RDI], registers[_RSI])
+
+
+def repeat_call(tid: int) -> None:
+    """Has a stopped thread make the system call again from which it is returning."""
+    ptrace(PTRACE_POKEUSER, tid, -_ERESTARTNOINTR, address=8 * _RAX)
+
+
+def make_call_succeed(tid: int) -> None:
+    """Has a stopped thread see 0 as the result of the system call from which it is returning."""
+    ptrace(PTRACE_POKEUSER, tid, 0, address=8 * _RAX)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_trace.capture.libraries import mapped_files
+from bitnet_trace.capture.mappings import mapped_files
 from bitnet_trace.recording.layout import TaskKind
 
 _COMM_LENGTH = 15  # TASK_COMM_LEN without its zero
@@ -43,7 +43,7 @@ class TaskLog:
         maps = []
         for event in batch:
             kind, pid, tid = int(event["kind"]), int(event["pid"]), int(event["tid"])
-            if kind in _ACCOUNTING:
+            if kind in _ACCOUNTING or kind == TaskKind.PTRACED:
                 continue
             if kind == TaskKind.MAP_FILE:
                 maps.append(self._map_row(event))

@@ -5,10 +5,10 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from bitnet_trace.engines.elf import Elf
 from bitnet_trace.errors import TraceError
@@ -25,13 +25,37 @@ class Linked:
     not_found: tuple[str, ...]
 
 
-def linked_files(program: Path, environment: Mapping[str, str] | None = None) -> Linked:
+class Links(NamedTuple):
+    """What a file says of the libraries that it needs: as in the attributes of `Elf` with the same names."""
+
+    runpath: Sequence[str]
+    rpath: Sequence[str]
+    needed: Sequence[str]
+    interpreter: str | None
+
+
+def links(file: BinaryIO, path: str) -> Links:
+    """Raises TraceError when it cannot be read as ELF. `path` serves messages only."""
+    elf = Elf(file, path)
+    return Links(elf.runpath, elf.rpath, elf.needed, elf.interpreter)
+
+
+def _links_of(path: Path) -> Links:
+    with open_binary(path) as file:
+        return links(file, str(path))
+
+
+def linked_files(
+    program: Path, environment: Mapping[str, str] | None = None, links_of: Callable[[Path], Links] = _links_of
+) -> Linked:
     """The program, its dynamic linker and all libraries it needs, directly or not, breadth first.
 
     Searched in this order: DT_RPATH of the file and of those that need it (where there is no DT_RUNPATH),
     LD_LIBRARY_PATH, DT_RUNPATH, the cache (`ldconfig -p`), the default folders. What a program opens later by itself
-    (plug-ins, Python extensions) is not known here. Raises TraceError when `program` cannot be read as ELF.
+    (plug-ins, Python extensions) is not known here. `links_of` reads a file, and raises TraceError when it cannot, as
+    this function does for `program`.
     """
+    links_of = functools.cache(links_of)
     environment = os.environ if environment is None else environment
     library_path = [folder for folder in re.split("[:;]", environment.get("LD_LIBRARY_PATH", "")) if folder]
     found: dict[str, Path] = {}
@@ -40,7 +64,7 @@ def linked_files(program: Path, environment: Mapping[str, str] | None = None) ->
     pending: list[tuple[Path, list[str]]] = [(program, [])]
     while pending:
         path, inherited = pending.pop(0)
-        elf_runpath, elf_rpath, needed, interpreter = _dynamic_facts(path)
+        elf_runpath, elf_rpath, needed, interpreter = links_of(path)
         rpath = [] if elf_runpath else [_expanded(folder, path) for folder in elf_rpath] + inherited
         if interpreter and path == program and Path(interpreter).is_file():
             found[Path(interpreter).name] = Path(interpreter)
@@ -49,7 +73,7 @@ def linked_files(program: Path, environment: Mapping[str, str] | None = None) ->
         for name in needed:
             if name in found or name in not_found:
                 continue
-            library = _find(name, folders)
+            library = _find(name, folders, links_of)
             if library is None:
                 not_found.append(name)
                 continue
@@ -57,12 +81,6 @@ def linked_files(program: Path, environment: Mapping[str, str] | None = None) ->
             files.append(library)
             pending.append((library, rpath))
     return Linked(tuple(files), tuple(not_found))
-
-
-def _dynamic_facts(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str | None]:
-    with open_binary(path) as file:
-        elf = Elf(file, str(path))
-        return elf.runpath, elf.rpath, elf.needed, elf.interpreter
 
 
 def open_binary(path: Path) -> BinaryIO:
@@ -73,21 +91,21 @@ def open_binary(path: Path) -> BinaryIO:
         raise TraceError(f"cannot open {path}: {error.strerror}", "check the path and its permissions") from None
 
 
-def _find(name: str, folders: list[str]) -> Path | None:
+def _find(name: str, folders: list[str], links_of: Callable[[Path], Links]) -> Path | None:
     if "/" in name:
-        return Path(name) if _is_usable(Path(name)) else None
+        return Path(name) if _is_usable(Path(name), links_of) else None
     in_folders = (Path(folder, name) for folder in folders)
     cached = (Path(path) for path in _cache().get(name, ()))
     by_default = (Path(folder, name) for folder in _DEFAULT_FOLDERS)
-    return next((path for path in (*in_folders, *cached, *by_default) if _is_usable(path)), None)
+    return next((path for path in (*in_folders, *cached, *by_default) if _is_usable(path, links_of)), None)
 
 
-def _is_usable(path: Path) -> bool:
+def _is_usable(path: Path, links_of: Callable[[Path], Links]) -> bool:
     """A library for another machine is passed over, as the dynamic linker does."""
     if not path.is_file():
         return False
     try:
-        _dynamic_facts(path)
+        links_of(path)
     except TraceError:
         return False
     return True
