@@ -98,6 +98,7 @@ enum call_number {
 	CALL_MLOCK = 149, CALL_MUNLOCK = 150, CALL_MLOCKALL = 151, CALL_MUNLOCKALL = 152, CALL_FUTEX = 202,
 	CALL_PREADV = 295, CALL_EXECVEAT = 322, CALL_MLOCK2 = 325, CALL_PREADV2 = 327, CALL_FUTEX_WAITV = 449,
 	CALL_FUTEX_WAKE = 454, CALL_FUTEX_WAIT = 455, CALL_FUTEX_REQUEUE = 456,
+	CALL_32_BIT = 1 << 30, /* not a number of the kernel's: a call by another table of numbers */
 };
 
 enum signal_number { SIGNAL_STOP = 19, SIGNAL_URG = 23 };
@@ -106,10 +107,12 @@ enum signal_number { SIGNAL_STOP = 19, SIGNAL_URG = 23 };
 #define REGISTER_R10 56
 #define REGISTER_R9 64
 #define REGISTER_R8 72
+#define REGISTER_CX 88
 #define REGISTER_DX 96
 #define REGISTER_SI 104
 #define REGISTER_DI 112
 #define REGISTER_CALL 120
+#define REGISTER_IP 128
 
 #define MAX_PROBES 1024
 
@@ -129,7 +132,8 @@ BPF_RINGBUF_OUTPUT(tasks, TASKS_PAGES);
 BPF_PERCPU_ARRAY(lost_events, u64, KIND_MAX);
 enum lost_other { LOST_TASK = 0, LOST_THREAD_STATE = 1, LOST_PROCESS_STATE = 2, LOST_COUNTERS = 3, LOST_PHASE = 4, LOST_IO_STATE = 5,
 		 IO_OVERFLOWS = 6, /* not lost by us: io_uring's completions that found their ring full */
-		 LOST_MAX = 7 };
+		 CALLS_32_BIT = 7, /* not looked at: 32-bit system calls */
+		 LOST_MAX = 8 };
 BPF_PERCPU_ARRAY(lost_others, u64, LOST_MAX);
 BPF_PERCPU_ARRAY(sent_events, u64, KIND_MAX);
 
@@ -158,6 +162,12 @@ static long (*read_user_memory)(void *destination, u32 size, const void *source)
 	u64 word; \
 	asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(word) : "r"(base), "i"(offset)); \
 	word; \
+})
+
+#define LOAD_HALF(base, offset) ({ \
+	u32 half; \
+	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(half) : "r"(base), "i"(offset)); \
+	half; \
 })
 
 static __always_inline u64 min_u64(u64 a, u64 b)

@@ -34,7 +34,7 @@ TRACEPOINTS = (
 _TYPED = frozenset({"sys_enter", "sys_exit"})
 
 _LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests")
-_IO_OVERFLOWS = len(_LOST_OTHER)
+_IO_OVERFLOWS, _CALLS_32_BIT = len(_LOST_OTHER), len(_LOST_OTHER) + 1
 FIRST_PHASE = 1
 _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 5, 6
@@ -282,6 +282,10 @@ class Programs:
         if "io_uring_cqe_overflow" not in self._tracepoints:
             return None
         return int(self._bpf["lost_others"].sum(ctypes.c_int(_IO_OVERFLOWS)).value)
+
+    def calls_32_bit(self) -> int:
+        """System calls of 32-bit code: their time is counted, what they did is not."""
+        return int(self._bpf["lost_others"].sum(ctypes.c_int(_CALLS_32_BIT)).value)
 
     def probe_hits(self, count: int) -> list[int]:
         """Hits of the probes with cookies 0 to count − 1, of traced processes only."""

@@ -288,8 +288,12 @@ class _Run:
             "taskstats": self._drain.taskstats,
             "io_uring_overflows": self._programs.io_uring_overflows(),
             "cost": self._cost(),
-            "warnings": self._placer.warnings + self._drain.warnings,
+            "warnings": self._placer.warnings + self._drain.warnings + self._not_counted(),
         }
+
+    def _not_counted(self) -> list[str]:
+        calls = self._programs.calls_32_bit()
+        return [f"{calls:,} system calls of 32-bit code: their time is counted, what they did is not"] if calls else []
 
     def _reported_timings(self, warnings: list[str]) -> list[dict[str, Any]]:
         try:
