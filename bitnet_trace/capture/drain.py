@@ -52,7 +52,7 @@ class Drain:
 
     @property
     def filled_share(self) -> float:
-        """How full the ring of events was at the last step, 0 to 1."""
+        """How full the fullest ring was at the last step, 0 to 1."""
         return self._filled_share
 
     @property
@@ -75,6 +75,7 @@ class Drain:
     def step(self) -> int:
         """Takes all that is there; returns the number of events. Raises TraceError when it cannot be written."""
         moved = 0
+        self._filled_share = max(ring.filled_share for ring in (self._events, self._phases, self._tasks))
         # phases and threads first: what the events refer to is there when they come
         changed = self._step_phases()
         self._step_tasks()
@@ -86,7 +87,6 @@ class Drain:
             self._write_counters(lambda phase: 0 < phase <= known and phase not in left)
             self._changed_phases = changed
             self._newest_phase = max(changed | {known})
-        self._filled_share = self._events.filled_share
         while len(batch := self._events.drain(_BATCH)):
             self._write_events(batch)
             moved += len(batch)

@@ -1,5 +1,6 @@
 """Processes and threads by the thousand: nothing is lost, each has its rows, and all that they count themselves is there."""
 
+import pandas as pd
 import pytest
 
 from bitnet_trace.analysis.report import build_report
@@ -18,6 +19,10 @@ def storm(trace, program, detail, *arguments):
     return run
 
 
+def lines_of(run, name):
+    return pd.DataFrame([line for line in run.lines if line["name"] == name])
+
+
 def by_process(run):
     """Counters summed by process."""
     pids = run.recording.phases.set_index("id")["pid"]
@@ -27,6 +32,13 @@ def by_process(run):
 
 def by_thread(run):
     return run.counters.groupby(level="tid").sum()
+
+
+def assert_calls(measured, lines):
+    """`measured`: a row of counters for each of `lines`."""
+    for key, column in CALLS.items():
+        differing = lines[measured[column].to_numpy() != lines[key]]
+        assert not len(differing), (column, differing)
 
 
 def assert_kernel_agrees(run, n_threads):
@@ -43,21 +55,19 @@ def assert_kernel_agrees(run, n_threads):
 def test_a_thousand_short_children(trace, program, detail, kind):
     leaf = [program("leaf.c", "-static")] if kind == "execs" else []
     run = storm(trace, program, detail, kind, 1000, *leaf)
-    assert len(run.lines) == 1000
-    processes = by_process(run)
-    for line in run.lines:
-        measured = processes.loc[line["pid"]]
-        for key, column in CALLS.items():
-            assert measured[column] == line[key], (key, line)
-        for key, columns in FAULTS.items():
-            assert measured[columns].sum() == line[key], (key, line)
-        # the very last switch may or may not be in the kernel's sum
-        assert 0 <= line["voluntary"] - measured["switches_voluntary"] <= 1, line
-        assert measured["switches_involuntary"] == line["involuntary"], line
+    lines = lines_of(run, "child")
+    assert len(lines) == 1000
+    measured = by_process(run).loc[lines["pid"]].reset_index(drop=True)
+    assert_calls(measured, lines)
+    for key, columns in FAULTS.items():
+        assert (measured[columns].sum(axis=1) == lines[key]).all(), key
+    # the very last switch may or may not be in the kernel's sum
+    assert (lines["voluntary"] - measured["switches_voluntary"]).between(0, 1).all()
+    assert (measured["switches_involuntary"] == lines["involuntary"]).all()
     threads = run.recording.threads.set_index("tid")
     assert len(threads) == 1001
     assert threads["end_ns"].notna().all()
-    assert [int(threads.loc[line["pid"], "exit_code"]) for line in run.lines] == [line["status"] for line in run.lines]
+    assert threads.loc[lines["pid"], "exit_code"].tolist() == lines["status"].tolist()
     assert_kernel_agrees(run, 1001)
 
 
@@ -66,20 +76,18 @@ def test_threads(trace, program, detail, kind, n):
     """500 that are alive at the same time; 5,000 that come and go."""
     run = storm(trace, program, detail, kind, n)
     (process,) = (line for line in run.lines if line["name"] == "process")
-    lines = [line for line in run.lines if line["name"] == "thread"]
-    assert len({line["tid"] for line in lines}) == n
-    threads = by_thread(run)
-    for line in lines:
-        measured = threads.loc[line["tid"]]
-        for key, column in CALLS.items():
-            assert measured[column] == line[key], (key, line)
-        assert 0 <= measured[FAULTS["minor"]].sum() - line["minor"] <= 8, line  # after its own reading it ends
+    lines = lines_of(run, "thread")
+    assert len(set(lines["tid"])) == n
+    measured = by_thread(run).loc[lines["tid"]].reset_index(drop=True)
+    assert_calls(measured, lines)
+    # after its own reading it ends
+    assert (measured[FAULTS["minor"]].sum(axis=1) - lines["minor"]).between(0, 8).all()
     measured = by_process(run).loc[process["pid"]]
     for key, columns in FAULTS.items():
         assert measured[columns].sum() == process[key], key
     assert 0 <= process["voluntary"] - measured["switches_voluntary"] <= n + 1
     assert measured["switches_involuntary"] == process["involuntary"]
     recorded = run.recording.threads.set_index("tid")
-    assert set(recorded.index[recorded["pid"] == process["pid"]]) == {process["pid"], *(line["tid"] for line in lines)}
+    assert set(recorded.index[recorded["pid"] == process["pid"]]) == {process["pid"], *lines["tid"]}
     assert recorded["end_ns"].notna().all()
     assert_kernel_agrees(run, n + 2)
