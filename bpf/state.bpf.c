@@ -116,10 +116,10 @@ enum signal_number { SIGNAL_STOP = 19, SIGNAL_URG = 23 };
 
 #define MAX_PROBES 1024
 
-BPF_HASH(threads, u32, struct thread, 32768);
-BPF_HASH(processes, u32, struct process, 8192);
-BPF_HASH(held, u32, u32, 8192);		/* processes that our ptrace holds when they change their link map */
-BPF_TABLE("lru_hash", u32, struct phase_state, phase_states, 16384);
+BPF_HASH(threads, u32, struct thread, THREADS_ENTRIES);
+BPF_HASH(processes, u32, struct process, PROCESSES_ENTRIES);
+BPF_HASH(held, u32, u32, PROCESSES_ENTRIES);		/* processes that our ptrace holds when they change their link map */
+BPF_TABLE("lru_hash", u32, struct phase_state, phase_states, PHASES_ENTRIES);
 BPF_ARRAY(phase_counter, u64, 1);
 BPF_ARRAY(probes, struct probe, MAX_PROBES);
 BPF_PERCPU_ARRAY(probe_hits, u64, MAX_PROBES);
@@ -139,7 +139,7 @@ BPF_PERCPU_ARRAY(sent_events, u64, KIND_MAX);
 
 #ifdef DETAIL_COUNTS
 #define COUNTING 1
-BPF_HASH(counts, struct counter_key, struct counters, 32768);
+BPF_HASH(counts, struct counter_key, struct counters, COUNTERS_ENTRIES);
 BPF_ARRAY(no_counts, struct counters, 1); /* all zero; too large for the stack */
 #else
 #define COUNTING 0

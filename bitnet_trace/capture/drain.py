@@ -12,12 +12,24 @@ from bitnet_trace.capture.bpf import FIRST_PHASE, Programs
 from bitnet_trace.capture.ring import Ring
 from bitnet_trace.capture.task_log import TaskLog, accounting_rows
 from bitnet_trace.capture.taskstats import Taskstats
-from bitnet_trace.recording.layout import COUNTER_KEY_DTYPE, COUNTERS_DTYPE, EVENT_DTYPE, TASK_DTYPE, Kind, Role
+from bitnet_trace.recording.layout import (
+    COUNTER_FIELDS,
+    COUNTER_KEY_DTYPE,
+    COUNTERS_DTYPE,
+    EVENT_DTYPE,
+    TASK_DTYPE,
+    Kind,
+    Role,
+)
 from bitnet_trace.recording.phase_log import PhaseLog
 from bitnet_trace.recording.writer import Writer
 
 _BATCH = 1 << 18
 _COUNTERS = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
+# counters that are numbers of events, each event in one of them
+_EVENT_COUNTERS = [
+    name for name in COUNTER_FIELDS if not name.endswith(("_ns", "_bytes", "_pages")) and name != "tlb_full_flushes"
+]
 
 
 class Drain:
@@ -34,6 +46,7 @@ class Drain:
         self._taskstats_count = 0
         self._kind_counts = np.zeros(max(Kind) + 1, np.int64)
         self._task_count = 0
+        self._counted = 0
         self._filled_share = 0.0
         self._open_phases: set[int] = set()
         self._changed_phases: set[int] = set()  # in the last turn
@@ -57,9 +70,9 @@ class Drain:
 
     @property
     def received(self) -> dict[str, int]:
-        """Records by kind."""
+        """Records by kind; `counted`: events that the kernel side counted and sent no record of."""
         counts = {Kind(i).name.lower(): int(n) for i, n in enumerate(self._kind_counts) if n}
-        others = {"tasks": self._task_count, "taskstats": self._taskstats_count}
+        others = {"tasks": self._task_count, "taskstats": self._taskstats_count, "counted": self._counted}
         return {**counts, **{name: n for name, n in others.items() if n}}
 
     @property
@@ -116,7 +129,9 @@ class Drain:
         self._writer.events(batch[np.argsort(batch["ts_ns"], kind="stable")])
 
     def _write_counters(self, of_phase: Callable[[int], bool]) -> None:
-        self._writer.counters(np.frombuffer(self._programs.take_counters(of_phase), _COUNTERS))
+        taken = np.frombuffer(self._programs.take_counters(of_phase), _COUNTERS)
+        self._counted += sum(int(taken[name].sum()) for name in _EVENT_COUNTERS)
+        self._writer.counters(taken)
 
     def _step_phases(self) -> set[int]:
         """The numbers of the phases that began or changed."""

@@ -78,7 +78,7 @@ class Holder:
                 with contextlib.suppress(ProcessLookupError):
                     self._stopped(tid, os.WSTOPSIG(status), status >> 16)
             else:
-                self._threads.pop(tid, None)
+                self._forget(tid)
                 ended[tid] = Ended(status, round((usage.ru_utime + usage.ru_stime) * 1e9))
 
     def release_all(self) -> None:
@@ -141,6 +141,16 @@ class Holder:
             with contextlib.suppress(OSError):
                 syscalls.ptrace(syscalls.PTRACE_INTERRUPT, tid)
 
+    def _forget(self, tid: int) -> None:
+        """The thread has ended or was let go; with its process's last one that is held no more."""
+        pid = self._threads.pop(tid, None)
+        if pid is None or pid in self._threads.values():
+            return
+        if pid in self._leaving:
+            self._leaving.discard(pid)
+        else:
+            self._follow(pid, False)
+
     def _forget_others(self, pid: int, leader: int) -> None:
         """An exec ends all other threads of the process without a word."""
         for tid in self._threads_of(pid):
@@ -161,8 +171,6 @@ class Holder:
     def _go_on(self, tid: int, pid: int, signal_to_pass: int) -> None:
         if pid in self._leaving:
             syscalls.ptrace(syscalls.PTRACE_DETACH, tid, signal_to_pass)
-            self._threads.pop(tid, None)
-            if pid not in self._threads.values():
-                self._leaving.discard(pid)
+            self._forget(tid)
         else:
             syscalls.ptrace(syscalls.PTRACE_CONT, tid, signal_to_pass)
