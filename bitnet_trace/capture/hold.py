@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bitnet_trace.capture import syscalls
+from bitnet_trace.errors import TraceError
 
 _SI_KERNEL = 0x80
 # what stop_for_tracer() of bpf/phase.bpf.c sends
@@ -30,6 +31,16 @@ def process_of(tid: int) -> int | None:
     except OSError:
         return None
     return int(status.split("Tgid:", 1)[1].split(None, 1)[0])
+
+
+def _tracer_of(pid: int) -> str:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        tracer = int(status.split("TracerPid:", 1)[1].split(None, 1)[0])
+        words = Path(f"/proc/{tracer}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
+    except OSError:
+        return "another process"
+    return f"process {tracer} ({words[:60]})" if tracer else "another process"
 
 
 class Ended(NamedTuple):
@@ -57,8 +68,14 @@ class Holder:
         self.held_ns = 0
 
     def seize(self, pid: int) -> None:
-        """Raises OSError, with EPERM when somebody else traces it."""
-        syscalls.ptrace(syscalls.PTRACE_SEIZE, pid, syscalls.PTRACE_O_FOLLOW)
+        """Raises TraceError when somebody else traces it: a process has one tracer."""
+        try:
+            syscalls.ptrace(syscalls.PTRACE_SEIZE, pid, syscalls.PTRACE_O_FOLLOW)
+        except PermissionError:
+            raise TraceError(
+                f"the program is already traced by {_tracer_of(pid)}, as everything is that is started under it",
+                "a process has one tracer: run bitnet-trace by itself",
+            ) from None
         self._threads[pid] = pid
         self._follow(pid, True)
 
