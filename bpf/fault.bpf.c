@@ -54,7 +54,7 @@ static __always_inline void fault_begins(u64 address, u64 error_code, u32 where)
 	struct thread *t = this_thread(tid);
 	u64 now;
 
-	if (!t)
+	if (!t || t->walked)
 		return;
 	now = bpf_ktime_get_ns();
 	if (t->fault_ts)

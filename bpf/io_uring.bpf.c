@@ -22,7 +22,7 @@ struct io_request {
 	u64 ts;			/* 0: not known when it began */
 };
 
-BPF_HASH(io_requests, struct io_request_key, struct io_request, 32768);
+BPF_HASH(io_requests, struct io_request_key, struct io_request, IO_REQUESTS_ENTRIES);
 
 /* The thread that created a ring: of requests that another thread submits for it, and of completions without one. */
 TRACEPOINT(io_uring_create)

@@ -27,13 +27,15 @@ static __always_inline u32 next_phase_id(void)
 	return 0;
 }
 
-/* The process leaves its phase for a new one of the given role; returns the new one's id. */
+/* The process leaves its phase for a new one of the given role; returns the new one's id, 0 when none could be had. */
 static __always_inline u32 enter_phase(struct process *p, u32 pid, u32 tid, u32 role, u64 now, u64 context,
 				       u32 n_tokens)
 {
 	u32 id = next_phase_id();
 	u64 bytes = resident_bytes();
 
+	if (!id)
+		return 0; /* counted as lost there; it stays in its phase */
 	if (p->phase)
 		note_resident(tid, pid, p->phase, now, bytes);
 	p->phase = id;
@@ -239,7 +241,8 @@ int engine_probe(struct pt_regs *regs)
 				     enters == ROLE_GAP ? 0 : tokens);
 		if (enters != ROLE_GAP) {
 			struct phase_state call = {.previous = previous, .open = 1};
-			phase_states.update(&id, &call);
+			if (phase_states.update(&id, &call))
+				lose_other(LOST_PHASE); /* another's call that it interrupts is not gone back to */
 			t->engine_phase = id;
 			t->engine_sp = sp;
 			t->engine_ip = regs->ip;

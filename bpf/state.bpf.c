@@ -22,7 +22,7 @@ struct thread {
 	u64 runnable_ts;	/* waiting for a CPU since; 0: asleep */
 	u64 run_delay_ns;	/* the kernel's own sum of waits for a CPU, likewise */
 	u32 wake_unseen;	/* it is on the CPU and no wake-up was told that brought it there */
-	u32 unused_too;
+	u32 walked;		/* its stack is being followed: faults on the way are ours */
 	u64 ran_ns;		/* the kernel's own sum of time on the CPU at the last switch */
 	u64 voluntary;		/* the kernel's own counts at the last switch */
 	u64 involuntary;
@@ -98,6 +98,7 @@ enum call_number {
 	CALL_PTRACE = 101, CALL_MLOCK = 149, CALL_MUNLOCK = 150, CALL_MLOCKALL = 151, CALL_MUNLOCKALL = 152, CALL_FUTEX = 202,
 	CALL_PREADV = 295, CALL_EXECVEAT = 322, CALL_MLOCK2 = 325, CALL_PREADV2 = 327, CALL_FUTEX_WAITV = 449,
 	CALL_FUTEX_WAKE = 454, CALL_FUTEX_WAIT = 455, CALL_FUTEX_REQUEUE = 456,
+	CALL_32_BIT = 1 << 30, /* not a number of the kernel's: a call by another table of numbers */
 };
 
 /* HELD: it stops when it changes its link map. LEAVING: it is about to be let go, and not to be stopped again. */
@@ -108,17 +109,19 @@ enum signal_number { SIGNAL_STOP = 19, SIGNAL_URG = 23 };
 #define REGISTER_R10 56
 #define REGISTER_R9 64
 #define REGISTER_R8 72
+#define REGISTER_CX 88
 #define REGISTER_DX 96
 #define REGISTER_SI 104
 #define REGISTER_DI 112
 #define REGISTER_CALL 120
+#define REGISTER_IP 128
 
 #define MAX_PROBES 1024
 
-BPF_HASH(threads, u32, struct thread, 32768);
-BPF_HASH(processes, u32, struct process, 8192);
-BPF_HASH(held, u32, u32, 8192);		/* processes that our ptrace is on: enum held_how */
-BPF_TABLE("lru_hash", u32, struct phase_state, phase_states, 16384);
+BPF_HASH(threads, u32, struct thread, THREADS_ENTRIES);
+BPF_HASH(processes, u32, struct process, PROCESSES_ENTRIES);
+BPF_HASH(held, u32, u32, PROCESSES_ENTRIES);		/* processes that our ptrace is on: enum held_how */
+BPF_TABLE("lru_hash", u32, struct phase_state, phase_states, PHASES_ENTRIES);
 BPF_ARRAY(phase_counter, u64, 1);
 BPF_ARRAY(probes, struct probe, MAX_PROBES);
 BPF_PERCPU_ARRAY(probe_hits, u64, MAX_PROBES);
@@ -131,14 +134,16 @@ BPF_RINGBUF_OUTPUT(samples, SAMPLES_PAGES);
 /* Nothing is lost in silence: what could not be sent or kept, by kind. */
 BPF_PERCPU_ARRAY(lost_events, u64, KIND_MAX);
 enum lost_other { LOST_TASK = 0, LOST_THREAD_STATE = 1, LOST_PROCESS_STATE = 2, LOST_COUNTERS = 3, LOST_PHASE = 4, LOST_IO_STATE = 5,
-		 LOST_SAMPLE = 6, IO_OVERFLOWS = 7, /* not lost by us: io_uring's completions that found their ring full */
-		 LOST_MAX = 8 };
+		 LOST_SAMPLE = 6,
+		 IO_OVERFLOWS = 7, /* not lost by us: io_uring's completions that found their ring full */
+		 CALLS_32_BIT = 8, /* not looked at: 32-bit system calls */
+		 LOST_MAX = 9 };
 BPF_PERCPU_ARRAY(lost_others, u64, LOST_MAX);
 BPF_PERCPU_ARRAY(sent_events, u64, KIND_MAX);
 
 #ifdef DETAIL_COUNTS
 #define COUNTING 1
-BPF_HASH(counts, struct counter_key, struct counters, 32768);
+BPF_HASH(counts, struct counter_key, struct counters, COUNTERS_ENTRIES);
 BPF_ARRAY(no_counts, struct counters, 1); /* all zero; too large for the stack */
 #else
 #define COUNTING 0
@@ -161,6 +166,12 @@ static long (*read_user_memory)(void *destination, u32 size, const void *source)
 	u64 word; \
 	asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(word) : "r"(base), "i"(offset)); \
 	word; \
+})
+
+#define LOAD_HALF(base, offset) ({ \
+	u32 half; \
+	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(half) : "r"(base), "i"(offset)); \
+	half; \
 })
 
 static __always_inline u64 min_u64(u64 a, u64 b)

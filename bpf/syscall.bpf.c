@@ -1,5 +1,20 @@
 /* System calls: the two raw tracepoints, and which calls are looked at. What each means is in memory, futex and io. */
 
+#define TS_COMPAT 2
+
+/* By int 0x80, or of a 32-bit program: the same numbers mean other calls. Of the registers of a call that is being made. */
+static __always_inline int is_32_bit(u64 regs)
+{
+	u64 task;
+
+	/* The instruction syscall leaves the one in the other (but where FRED is on): the kernel's word for it, which takes
+	 * 20 ns, is asked for where it did not. */
+	if (LOAD_WORD(regs, REGISTER_CX) == LOAD_WORD(regs, REGISTER_IP))
+		return 0;
+	task = (u64)bpf_get_current_task_btf();
+	return LOAD_HALF(task, TASK_STATUS) & TS_COMPAT;
+}
+
 static __always_inline void keep_arguments(struct thread *t, u64 regs)
 {
 	t->call_arguments[0] = LOAD_WORD(regs, REGISTER_DI);
@@ -81,7 +96,7 @@ TRACEPOINT(sys_enter)
 	u64 now;
 
 	if (is_wake(ctx->args[0], number))
-		return 0; /* taken at its exit only */
+		return 0; /* taken at its exit only; what only looks like one is then a call without an entry */
 	t = threads.lookup(&tid);
 	if (!t)
 		return 0;
@@ -92,6 +107,10 @@ TRACEPOINT(sys_enter)
 		arm(t, now);
 	}
 	end_wake_run(tid);
+	if (is_32_bit(ctx->args[0])) {
+		lose_other(CALLS_32_BIT);
+		number = CALL_32_BIT; /* its time in the kernel and what it brought in are counted, not what it was */
+	}
 	t->call_ts = now;
 	t->call_offcpu_ns = t->offcpu_ns;
 	t->call_number = number;
@@ -140,7 +159,7 @@ TRACEPOINT(sys_exit)
 	struct thread *t;
 	u32 phase;
 
-	if (is_wake(ctx->args[0], number)) {
+	if (is_wake(ctx->args[0], number) && !is_32_bit(ctx->args[0])) {
 		wake_ends(tid, ctx->args[0], result);
 		return 0;
 	}
@@ -153,6 +172,8 @@ TRACEPOINT(sys_exit)
 	now = bpf_ktime_get_ns();
 	if (!t->call_ts) { /* a new thread's first way to user mode is an exit without an entry */
 		send_populate(t, tid, phase, now, 0, 0);
+		if (is_32_bit(ctx->args[0]))
+			lose_other(CALLS_32_BIT); /* what looked like a wake */
 		return 0;
 	}
 	duration = now - t->call_ts;

@@ -4,11 +4,12 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bitnet_trace.capture import btf, syscalls, tracepoints
+from bitnet_trace.capture.sizes import Maps, Rings
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.header import Kind, Role
 from bitnet_trace.resources import bpf_dir
@@ -37,20 +38,10 @@ TRACEPOINTS = (
 _TYPED = frozenset({"sys_enter", "sys_exit"})
 
 _LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests", "samples")
-_IO_OVERFLOWS = len(_LOST_OTHER)
+_IO_OVERFLOWS, _CALLS_32_BIT = len(_LOST_OTHER), len(_LOST_OTHER) + 1
 FIRST_PHASE = 1
 _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _CPU_CLOCK, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 0, 5, 6
-
-
-@dataclass(frozen=True)
-class Rings:
-    """Sizes in bytes, powers of two."""
-
-    events: int = 64 << 20
-    phases: int = 1 << 20
-    tasks: int = 4 << 20
-    samples: int = 8 << 20
 
 
 def _format_of(tracepoint: str) -> str | None:
@@ -116,7 +107,14 @@ class Programs:
     Raises TraceError when the kernel refuses.
     """
 
-    def __init__(self, counting: bool, rings: Rings, extra: Path | None = None, sampling: bool = False) -> None:
+    def __init__(
+        self,
+        counting: bool,
+        rings: Rings,
+        maps: Maps | None = None,
+        extra: Path | None = None,
+        sampling: bool = False,
+    ) -> None:
         bcc = _import_bcc()
         kernel = btf.load_vmlinux()
         constants = btf.kernel_constants(kernel)
@@ -139,13 +137,15 @@ class Programs:
             "TASKS_PAGES": rings.tasks >> 12,
             "SAMPLES_PAGES": rings.samples >> 12,
         }
-        flags = [f"-D{name}={value}" for name, value in {**constants, **pages}.items()]
+        entries = {f"{name.upper()}_ENTRIES": value for name, value in asdict(maps or Maps()).items()}
+        flags = [f"-D{name}={value}" for name, value in {**constants, **pages, **entries}.items()]
         # no debug information and a short optimisation: a quarter of the time to compile, for the same instructions
         flags += [f"-I{bpf_dir()}", "-Wno-unused-function", "-g0", "-O1"]
         flags += ["-DDETAIL_COUNTS"] * counting + ["-DSAMPLING"] * sampling
         self.counting = counting
         self.rings = rings
         self._links: list[int] = []
+        self._not_held = 0
         self._loaded: dict[str, int] = {}
         log: list[str] = []
         try:
@@ -251,7 +251,10 @@ class Programs:
         """How our ptrace is on this process: `enum held_how` of bpf/state.bpf.c; 0: not at all."""
         held = self._bpf["held"]
         if how:
-            held[held.Key(pid)] = held.Leaf(how)
+            try:
+                held[held.Key(pid)] = held.Leaf(how)
+            except Exception:  # BCC raises bare Exception: the map is full
+                self._not_held += 1
         else:
             with contextlib.suppress(KeyError):
                 del held[held.Key(pid)]
@@ -298,18 +301,26 @@ class Programs:
             return None
         return int(self._bpf["lost_others"].sum(ctypes.c_int(_IO_OVERFLOWS)).value)
 
+    def calls_32_bit(self) -> int:
+        """System calls of 32-bit code: their time is counted, what they did is not."""
+        return int(self._bpf["lost_others"].sum(ctypes.c_int(_CALLS_32_BIT)).value)
+
     def probe_hits(self, count: int) -> list[int]:
         """Hits of the probes with cookies 0 to count − 1, of traced processes only."""
         table = self._bpf["probe_hits"]
         return [int(table.sum(ctypes.c_int(cookie)).value) for cookie in range(count)]
 
     def losses(self) -> dict[str, Any]:
-        """Everything that could not be sent or kept: {"events": {kind: n}, "tasks": n, …, "recursion": n}."""
+        """Everything that could not be sent or kept: {"events": {kind: n}, "tasks": n, …, "recursion": n}.
+
+        `held`: processes whose libraries that they load later are not looked at.
+        """
         lost_events, lost_others = self._bpf["lost_events"], self._bpf["lost_others"]
         events = {kind.name.lower(): int(lost_events.sum(ctypes.c_int(kind)).value) for kind in Kind}
         others = {name: int(lost_others.sum(ctypes.c_int(i)).value) for i, name in enumerate(_LOST_OTHER)}
         recursion = sum(info["recursion_misses"] for info in self._infos())
-        return {"events": {kind: n for kind, n in events.items() if n}, **others, "recursion": recursion}
+        others.update(held=self._not_held, recursion=recursion)
+        return {"events": {kind: n for kind, n in events.items() if n}, **others}
 
     def cost(self) -> dict[str, int]:
         """What the programs have cost while they were timed, by the kernel's own accounting, on all CPUs."""

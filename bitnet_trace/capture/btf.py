@@ -196,6 +196,7 @@ def kernel_constants(btf: Btf) -> dict[str, int]:
         "TASK_FILES": _first(btf, "task_struct.files"),
         "TASK_BLOCKED": _first(btf, "task_struct.blocked"),
         "TASK_STATE_DEAD": 0x80,
+        "TASK_STATUS": _first(btf, "task_struct.thread_info.status"),
         "TASK_FLAGS": _first(btf, "task_struct.flags"),
         "MM_RSS": _first(btf, "mm_struct.rss_stat"),
         "RSS_COUNT": per_cpu or 0,

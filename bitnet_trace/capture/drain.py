@@ -17,6 +17,7 @@ from bitnet_trace.capture.samples import SampleLog
 from bitnet_trace.capture.task_log import TaskLog, accounting_rows
 from bitnet_trace.capture.taskstats import Taskstats
 from bitnet_trace.recording.layout import (
+    COUNTER_FIELDS,
     COUNTER_KEY_DTYPE,
     COUNTERS_DTYPE,
     EVENT_DTYPE,
@@ -34,6 +35,10 @@ _BATCH = 1 << 18
 _MAX_NEIGHBOURS = 1000
 _NEWS = (TaskKind.EXEC, TaskKind.MAP_FILE, TaskKind.PTRACED, TaskKind.EXIT)
 _COUNTERS = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
+# counters that are numbers of events, each event in one of them
+_EVENT_COUNTERS = [
+    name for name in COUNTER_FIELDS if not name.endswith(("_ns", "_bytes", "_pages")) and name != "tlb_full_flushes"
+]
 
 
 class Drain:
@@ -50,7 +55,7 @@ class Drain:
         self._taskstats = Taskstats()
         self._taskstats_count = 0
         self._kind_counts = np.zeros(max(Kind) + 1, np.int64)
-        self._task_count = self._sample_count = 0
+        self._task_count = self._sample_count = self._counted = 0
         self._filled_share = 0.0
         self._open_phases: set[int] = set()
         self._changed_phases: set[int] = set()  # in the last turn
@@ -71,14 +76,19 @@ class Drain:
 
     @property
     def filled_share(self) -> float:
-        """How full the fuller of the large rings was at the last step, 0 to 1."""
+        """How full the fullest ring was at the last step, 0 to 1."""
         return self._filled_share
 
     @property
     def received(self) -> dict[str, int]:
-        """Records by kind."""
+        """Records by kind; `counted`: events that the kernel side counted and sent no record of."""
         counts = {Kind(i).name.lower(): int(n) for i, n in enumerate(self._kind_counts) if n}
-        others = {"tasks": self._task_count, "taskstats": self._taskstats_count, "samples": self._sample_count}
+        others = {
+            "tasks": self._task_count,
+            "taskstats": self._taskstats_count,
+            "samples": self._sample_count,
+            "counted": self._counted,
+        }
         return {**counts, **{name: n for name, n in others.items() if n}}
 
     @property
@@ -99,6 +109,7 @@ class Drain:
     def step(self) -> int:
         """Takes all that is there; returns the number of events. Raises TraceError when it cannot be written."""
         moved = 0
+        self._filled_share = max(ring.filled_share for ring in (self._events, self._phases, self._tasks, self._samples))
         # phases and threads first: what the events refer to is there when they come
         changed = self._step_phases()
         self._step_tasks()
@@ -111,7 +122,6 @@ class Drain:
             self._write_counters(lambda phase: 0 < phase <= known and phase not in left)
             self._changed_phases = changed
             self._newest_phase = max(changed | {known})
-        self._filled_share = max(self._events.filled_share, self._filled_share)
         while len(batch := self._events.drain(_BATCH)):
             self._write_events(batch)
             self._note_neighbours(batch)
@@ -160,7 +170,9 @@ class Drain:
         return dict(self._neighbours)
 
     def _write_counters(self, of_phase: Callable[[int], bool]) -> None:
-        self._writer.counters(np.frombuffer(self._programs.take_counters(of_phase), _COUNTERS))
+        taken = np.frombuffer(self._programs.take_counters(of_phase), _COUNTERS)
+        self._counted += sum(int(taken[name].sum()) for name in _EVENT_COUNTERS)
+        self._writer.counters(taken)
 
     def _step_phases(self) -> set[int]:
         """The numbers of the phases that began or changed."""
@@ -187,7 +199,6 @@ class Drain:
         self._writer.taskstats(accounting_rows(batch))
 
     def _step_samples(self) -> None:
-        self._filled_share = self._samples.filled_share
         batch = self._samples.drain()
         if len(batch):
             self._sample_count += len(batch)

@@ -15,6 +15,7 @@ from bitnet_trace import __version__, host
 from bitnet_trace.capture import cost, delay_accounting, identity, output, symbols, target
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals
+from bitnet_trace.capture.sizes import Maps, Rings
 from bitnet_trace.errors import TraceError
 
 # Each turn takes a CPU from a target that uses all of them: seldom while little happens, often when the ring fills.
@@ -27,7 +28,7 @@ _OUTPUT_GRACE_S = 0.5
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is traced. `buffer_bytes`: of the event ring, a power of two."""
+    """How a run is traced."""
 
     output: Path | None = None
     force: bool = False
@@ -35,14 +36,15 @@ class Options:
     keep_output: bool = True
     as_root: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
-    buffer_bytes: int = 64 << 20
+    rings: Rings = field(default_factory=Rings)
+    maps: Maps = field(default_factory=Maps)
     allow_system_changes: bool = False
     sample_frequency: int = 99
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "detail": self.detail,
-            "buffer_bytes": self.buffer_bytes,
+            "buffer_bytes": self.rings.events,
             "as_root": self.as_root,
             "keep_output": self.keep_output,
             "allow_system_changes": self.allow_system_changes,
@@ -145,12 +147,13 @@ class _Run:
         # importing pyarrow takes as long as compiling, which leaves the interpreter free
         importer = threading.Thread(target=_import_early)
         importer.start()
-        from bitnet_trace.capture.bpf import Programs, Rings
+        from bitnet_trace.capture.bpf import Programs
 
         host.mount_tracefs()
-        rings = Rings(events=self._options.buffer_bytes)
         sampling = self._options.sample_frequency > 0
-        self._programs = Programs(self._options.detail == "counts", rings, sampling=sampling)
+        self._programs = Programs(
+            self._options.detail == "counts", self._options.rings, self._options.maps, sampling=sampling
+        )
         self._mark("loaded")
         self._kernel_rows = _kernel_rows(self._programs.attach_kernel(self._options.sample_frequency))
         self._mark("attached")
@@ -309,8 +312,13 @@ class _Run:
                 warning
                 for part in (self._placer, self._debuggers, self._drain, self._spaces)
                 for warning in part.warnings
-            ],
+            ]
+            + self._not_counted(),
         }
+
+    def _not_counted(self) -> list[str]:
+        calls = self._programs.calls_32_bit()
+        return [f"{calls:,} system calls of 32-bit code: their time is counted, what they did is not"] if calls else []
 
     def _reported_timings(self, warnings: list[str]) -> list[dict[str, Any]]:
         try:

@@ -65,9 +65,9 @@ def attempt(privileged: bool) -> Attempts | None:
 def _load_programs() -> str | None:
     """Compile the BPF programs and have the kernel verify them; nothing is attached."""
     try:
-        from bitnet_trace.capture import bpf
+        from bitnet_trace.capture import bpf, sizes
 
-        bpf.Programs(counting=False, rings=bpf.Rings(events=1 << 16, phases=1 << 16, tasks=1 << 16)).close()
+        bpf.Programs(counting=False, rings=sizes.Rings(events=1 << 16, phases=1 << 16, tasks=1 << 16)).close()
     except TraceError as error:
         return error.message
     return None

@@ -85,6 +85,7 @@ def run(
     The exit code is COMMAND's; 128+N when signal N ended it. Read the recording with: bitnet-trace report
     """
     from bitnet_trace.capture.session import Options, trace
+    from bitnet_trace.capture.sizes import Rings
 
     result = trace(
         command,
@@ -95,7 +96,7 @@ def run(
             keep_output=not no_output,
             as_root=as_root,
             environment=environment,
-            buffer_bytes=int(buffer) << 20,
+            rings=Rings(events=int(buffer) << 20),
             allow_system_changes=allow_system_changes,
             sample_frequency=sample_freq,
         ),

@@ -1,8 +1,12 @@
 """Fixtures of the tests against the running kernel: compiled programs, and traced runs of them."""
 
 import json
+import os
+import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +17,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import bitnet_trace
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.recording.layout import COUNTER_FIELDS
 from bitnet_trace.recording.reader import Recording, open_recording
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 TOOL = [sys.executable, "-m", "bitnet_trace"]
+# where neither the environment nor the current folder says which checkout is meant: under sudo, as another user
+_CHECKOUT = str(Path(bitnet_trace.__file__).parents[1])
+TOOL_ANYWHERE = [
+    sys.executable, "-I", "-c",
+    f"import sys; sys.path.insert(0, {_CHECKOUT!r}); from bitnet_trace.cli import main; main()",
+]  # fmt: skip
 PAGE = 4096
 
 
@@ -129,3 +140,23 @@ def trace(tmp_path_factory) -> Callable[..., Traced]:
         return Traced(folder, done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def caller():
+    """A user who may call sudo without a password, with an empty folder of their own; gone afterwards."""
+    name = f"bitnet-trace-{os.getpid()}"
+    rules = Path(f"/etc/sudoers.d/{name}")
+    subprocess.run(["useradd", "--system", "--no-create-home", "--groups", "users", name], check=True)
+    folder = Path(tempfile.mkdtemp(prefix="bitnet-trace-", dir="/var/tmp"))
+    try:
+        rules.write_text(f"{name} ALL=(ALL:ALL) NOPASSWD: ALL\n")
+        rules.chmod(0o440)
+        user = pwd.getpwnam(name)
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        folder.chmod(0o755)
+        yield user, folder
+    finally:
+        rules.unlink(missing_ok=True)
+        subprocess.run(["userdel", "-f", name], capture_output=True, check=False)
+        shutil.rmtree(folder)

@@ -3,30 +3,18 @@
 import contextlib
 import os
 import pty
-import pwd
 import random
 import select
-import shutil
 import signal
 import stat
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-import bitnet_trace
 from bitnet_trace.recording.reader import open_recording
-from tests.bpf.conftest import TOOL
-
-# where neither the environment nor the current folder says which checkout is meant: under sudo, as another user
-_CHECKOUT = str(Path(bitnet_trace.__file__).parents[1])
-TOOL_ANYWHERE = [
-    sys.executable, "-I", "-c",
-    f"import sys; sys.path.insert(0, {_CHECKOUT!r}); from bitnet_trace.cli import main; main()",
-]  # fmt: skip
+from tests.bpf.conftest import TOOL, TOOL_ANYWHERE
 
 
 def tool(*arguments, **options):
@@ -279,28 +267,6 @@ def test_stopped_and_continued(tmp_path):
 
 # ---- sudo -----------------------------------------------------------------------------------------------------------
 
-USER = "bitnet-trace-t"
-
-
-@pytest.fixture(scope="module")
-def caller():
-    """A user who may call sudo without a password, with an empty folder of their own; gone afterwards."""
-    rules = Path(f"/etc/sudoers.d/{USER}")
-    subprocess.run(["userdel", "-f", USER], capture_output=True, check=False)
-    subprocess.run(["useradd", "--system", "--no-create-home", "--groups", "users", USER], check=True)
-    folder = Path(tempfile.mkdtemp(prefix="bitnet-trace-", dir="/var/tmp"))
-    try:
-        rules.write_text(f"{USER} ALL=(ALL:ALL) NOPASSWD: ALL\n")
-        rules.chmod(0o440)
-        user = pwd.getpwnam(USER)
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        folder.chmod(0o755)
-        yield user, folder
-    finally:
-        rules.unlink(missing_ok=True)
-        subprocess.run(["userdel", "-f", USER], capture_output=True, check=False)
-        shutil.rmtree(folder)
-
 
 def sudo(caller, *arguments):
     user, folder = caller
@@ -320,8 +286,8 @@ def test_under_sudo_the_program_is_the_callers(caller):
     assert (done.returncode, done.stderr) == (6, "")
     uid, gid, groups, words = done.stdout.splitlines()
     assert (int(uid), int(gid)) == (user.pw_uid, user.pw_gid)
-    assert {int(group) for group in groups.split()} == set(os.getgrouplist(USER, user.pw_gid))
-    assert words.split()[:3] == [USER, USER, user.pw_dir]
+    assert {int(group) for group in groups.split()} == set(os.getgrouplist(user.pw_name, user.pw_gid))
+    assert words.split()[:3] == [user.pw_name, user.pw_name, user.pw_dir]
     assert "/opt/own/bin" in words.split()[3].split(":")
     assert words.split()[4] == "none"
     assert (folder / "made").stat().st_uid == user.pw_uid
