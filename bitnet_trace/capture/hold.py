@@ -25,7 +25,7 @@ _SI_KERNEL = 0x80
 # what stop_for_tracer() of bpf/phase.bpf.c sends
 _STOP_FOR_US = {signal.SIGURG, signal.SIGSTOP}
 _STOPPING = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
-# how long a debugger waits for a thread that does not stop (in vfork, or on a dead disk); then it is refused
+# how long a debugger waits for threads that do not stop (in vfork, on a dead disk, zombies); then it calls again anyway
 _PATIENCE_S = 1.0
 
 
@@ -59,7 +59,7 @@ class Ended(NamedTuple):
 
 
 class _Debugger(NamedTuple):
-    """A thread that stands still until `wanted`, which it will trace, is let go."""
+    """A thread that stands still until the process that it will trace, `wanted`, is let go with all its threads."""
 
     tid: int
     wanted: int
@@ -95,12 +95,13 @@ class Holder:
         """Handles all stops that are there; returns the children of ours that have ended, by pid."""
         ended: dict[int, Ended] = {}
         while True:
-            self._resume_debuggers()
+            self._resume_debuggers(patient=True)
             try:
                 tid, status, usage = os.wait4(-1, os.WNOHANG | syscalls.WALL)
             except ChildProcessError:
                 return ended
             if tid == 0:
+                self._resume_debuggers(patient=False)
                 return ended
             if os.WIFSTOPPED(status):
                 self.stops += 1
@@ -198,12 +199,12 @@ class Holder:
         if refused.request == syscalls.PTRACE_TRACEME or owner is None:
             return False
         self.let_go(owner)
-        self._debuggers.append(_Debugger(tid, refused.tid, time.monotonic() + _PATIENCE_S))
+        self._debuggers.append(_Debugger(tid, owner, time.monotonic() + _PATIENCE_S))
         return True
 
-    def _resume_debuggers(self) -> None:
+    def _resume_debuggers(self, patient: bool) -> None:
         for debugger in list(self._debuggers):
-            if debugger.wanted not in self._threads or time.monotonic() > debugger.deadline:
+            if not self.holds(debugger.wanted) or (not patient and time.monotonic() > debugger.deadline):
                 self._debuggers.remove(debugger)
                 pid = self._threads.get(debugger.tid)
                 if pid is not None:
