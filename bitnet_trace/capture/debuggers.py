@@ -71,14 +71,13 @@ class Debuggers:
 
     @property
     def warnings(self) -> list[str]:
-        processes: dict[str, list[int]] = {}
-        for pid, tracer in self._unheld.items():
-            processes.setdefault(tracer, []).append(pid)
-        return [
-            f"{_listed(pids)} traced by {tracer}: libraries opened there could not be waited for, and the first "
-            "calls in them may be missing"
-            for tracer, pids in processes.items()
-        ]
+        """One line, or none."""
+        if not self._unheld:
+            return []
+        tracers = list(dict.fromkeys(self._unheld.values()))
+        by = ", ".join(tracers[:_NAMED]) + ", …" * (len(tracers) > _NAMED)
+        missing = "libraries opened there could not be waited for, and the first calls in them may be missing"
+        return [f"{_listed(list(self._unheld))} traced by {by}: {missing}"]
 
     def _expect(self, pid: int) -> None:
         self._expecting_until = time.monotonic() + _EXPECTING_S

@@ -25,8 +25,10 @@ _SI_KERNEL = 0x80
 # what stop_for_tracer() of bpf/phase.bpf.c sends
 _STOP_FOR_US = {signal.SIGURG, signal.SIGSTOP}
 _STOPPING = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
-# how long a debugger waits for a thread that does not stop (in vfork, or on a dead disk); then it is refused
+# how long a debugger waits for threads that do not stop (in vfork, on a dead disk, zombies); then it stays refused
 _PATIENCE_S = 1.0
+# Each stop of those that a debugger traces is a signal to it, at which it stops for us. By then it has whom it wants.
+_MAX_SIGNALS_OF_DEBUGGER = 100
 
 
 class How(IntEnum):
@@ -58,8 +60,8 @@ class Ended(NamedTuple):
     cpu_ns: int
 
 
-class _Debugger(NamedTuple):
-    """A thread that stands still until `wanted`, which it will trace, is let go."""
+class _Caller(NamedTuple):
+    """A debugger's thread, which stands still until `wanted`, the process to be traced, is let go with all threads."""
 
     tid: int
     wanted: int
@@ -81,7 +83,8 @@ class Holder:
         self._look_at, self._look_ahead, self._tell = look_at, look_ahead, tell
         self._threads: dict[int, int] = {}  # tid: pid, of all threads that we trace
         self._leaving: set[int] = set()  # processes that are let go thread by thread
-        self._debuggers: list[_Debugger] = []
+        self._debuggers: dict[int, int] = {}  # processes that trace others: how often they were told of it
+        self._calling: list[_Caller] = []
         self.stops = 0
         self.held_ns = 0
 
@@ -95,12 +98,13 @@ class Holder:
         """Handles all stops that are there; returns the children of ours that have ended, by pid."""
         ended: dict[int, Ended] = {}
         while True:
-            self._resume_debuggers()
+            self._resume_callers(patient=True)
             try:
                 tid, status, usage = os.wait4(-1, os.WNOHANG | syscalls.WALL)
             except ChildProcessError:
                 return ended
             if tid == 0:
+                self._resume_callers(patient=False)
                 return ended
             if os.WIFSTOPPED(status):
                 self.stops += 1
@@ -162,6 +166,10 @@ class Holder:
                 return
         else:
             signal_to_pass = number
+            if number == signal.SIGCHLD and pid in self._debuggers:
+                self._debuggers[pid] += 1
+                if self._debuggers[pid] == _MAX_SIGNALS_OF_DEBUGGER:
+                    self.let_go(pid)
         self._go_on(tid, pid, signal_to_pass)
 
     def _from_kernel(self, tid: int) -> bool:
@@ -185,30 +193,36 @@ class Holder:
         """Lets go of whom a debugger wants to trace. True: the debugger has to stand still until that is done."""
         if pid in self._leaving:
             return False
-        if refused.request == syscalls.PTRACE_TRACEME and status_number(pid, "PPid") == os.getpid():
-            syscalls.make_call_succeed(tid)  # its parent shall trace it, and does: we are the parent
-            return False
+        debugger = pid
+        if refused.request == syscalls.PTRACE_TRACEME:
+            debugger = status_number(pid, "PPid") or 0
+            if debugger == os.getpid():
+                syscalls.make_call_succeed(tid)  # its parent shall trace it, and does: we are the parent
+                return False
+        if self.holds(debugger):
+            self._debuggers.setdefault(debugger, 0)
         begin_ns = time.monotonic_ns()
         self._look_ahead(pid)
         self.held_ns += time.monotonic_ns() - begin_ns
-        # With PTRACE_TRACEME it is the one to be traced. Else it is the debugger, which is let go too: each stop of
-        # those that it traces is a signal to it, and would be another stop for us.
-        self.let_go(pid)
-        owner = self._threads.get(refused.tid)
-        if refused.request == syscalls.PTRACE_TRACEME or owner is None:
+        wanted = pid if refused.request == syscalls.PTRACE_TRACEME else self._threads.get(refused.tid, 0)
+        self.let_go(wanted)
+        if wanted in (pid, 0):
+            syscalls.repeat_call(tid)
             return False
-        self.let_go(owner)
-        self._debuggers.append(_Debugger(tid, refused.tid, time.monotonic() + _PATIENCE_S))
+        self._calling.append(_Caller(tid, wanted, time.monotonic() + _PATIENCE_S))
         return True
 
-    def _resume_debuggers(self) -> None:
-        for debugger in list(self._debuggers):
-            if debugger.wanted not in self._threads or time.monotonic() > debugger.deadline:
-                self._debuggers.remove(debugger)
-                pid = self._threads.get(debugger.tid)
+    def _resume_callers(self, patient: bool) -> None:
+        for caller in list(self._calling):
+            is_free = not self.holds(caller.wanted)
+            if is_free or (not patient and time.monotonic() > caller.deadline):
+                self._calling.remove(caller)
+                pid = self._threads.get(caller.tid)
                 if pid is not None:
                     with contextlib.suppress(ProcessLookupError):
-                        self._go_on(debugger.tid, pid, 0)
+                        if is_free:
+                            syscalls.repeat_call(caller.tid)
+                        self._go_on(caller.tid, pid, 0)
 
     def _add(self, tid: int, pid: int) -> None:
         known = pid in self._threads.values()
@@ -229,6 +243,7 @@ class Holder:
         pid = self._threads.pop(tid, None)
         if pid is not None and pid not in self._threads.values():
             self._leaving.discard(pid)
+            self._debuggers.pop(pid, None)
             self._tell(pid, How.NOT)
 
     def _threads_of(self, pid: int) -> list[int]:

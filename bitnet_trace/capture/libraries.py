@@ -1,5 +1,6 @@
 """What a process has mapped, and the probes that belong there."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -70,7 +71,8 @@ class ProbePlacer:
         except TraceError:
             return  # a script, or text
         for path in files:
-            with open_binary(path) as file:
+            # what cannot be read now may be mapped later, and then is said
+            with contextlib.suppress(TraceError, OSError, ValueError), open_binary(path) as file:
                 key = key_as_mapped(file)
                 if key is not None and key not in self._seen:
                     self._seen[key] = self._place(file, os.path.realpath(path))
