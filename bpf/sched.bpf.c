@@ -137,8 +137,8 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 
 TRACEPOINT(sched_switch)
 {
-	/* preempt, prev, next, and since 5.18 prev's state (it may have been woken meanwhile) */
-	u64 prev = ctx->args[1], next = ctx->args[2];
+	/* preempt, prev, next, and since 5.18 prev's state (it may have been woken meanwhile): where, is asked for */
+	u64 prev = ctx->args[SWITCH_PREVIOUS], next = ctx->args[SWITCH_NEXT];
 	u32 prev_tid = bpf_get_current_pid_tgid(), next_tid = 0;
 	u64 now = bpf_ktime_get_ns();
 	struct thread *t;
@@ -146,8 +146,8 @@ TRACEPOINT(sched_switch)
 	READ_KERNEL(next_tid, next, TASK_PID);
 	t = thread_of(prev, prev_tid);
 	if (t) {
-#if SWITCH_HAS_STATE
-		u64 state = (u32)ctx->args[3];
+#if SWITCH_STATE >= 0
+		u64 state = (u32)ctx->args[SWITCH_STATE];
 #else
 		u32 task_state = 0;
 		READ_KERNEL(task_state, prev, TASK_STATE);

@@ -117,7 +117,7 @@ class Programs:
     ) -> None:
         bcc = _import_bcc()
         kernel = btf.load_vmlinux()
-        constants = btf.kernel_constants(kernel)
+        constants = {**btf.kernel_constants(kernel), **tracepoints.sched_switch(kernel.parameters)}
         self.io_uring_opcodes = tracepoints.io_uring_opcodes(kernel.enumerators("io_uring_op"))
         layouts = (
             tracepoints.io_uring(kernel.parameters, kernel.offset, self.io_uring_opcodes),

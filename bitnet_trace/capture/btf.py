@@ -212,7 +212,6 @@ def kernel_constants(btf: Btf) -> dict[str, int]:
         "INODE_SB": _first(btf, "inode.i_sb"),
         "SB_DEV": _first(btf, "super_block.s_dev"),
         "DENTRY_NAME": _first(btf, "dentry.d_name.name", "dentry.__d_name.name"),
-        "SWITCH_HAS_STATE": int(len(btf.parameters("sched_switch") or ()) >= 4),
     }
 
 

@@ -102,6 +102,15 @@ def io_uring_opcodes(enumerators: Mapping[str, int] | None) -> list[str]:
     return [known.get(value, "") for value in range(max(known, default=-1) + 1)]
 
 
+def sched_switch(parameters: Parameters) -> Mapping[str, int]:
+    """Positions of the task that leaves, of the one that comes, and of the former's state; -1: it is no argument."""
+    types = parameters("sched_switch") or ()
+    tasks = [position for position, kind in enumerate(types) if kind == "struct task_struct *"]
+    previous, following = tasks if len(tasks) == 2 else (1, 2)
+    state = next((position for position, kind in enumerate(types) if kind in ("unsigned int", "u32")), _ABSENT)
+    return {"SWITCH_PREVIOUS": previous, "SWITCH_NEXT": following, "SWITCH_STATE": state}
+
+
 def tlb_flush(parameters: Parameters, enumerators: Mapping[str, int] | None, format_text: str | None = None) -> Layout:
     """The reasons of tlb_flush by the kernel's enum, or where its types lack that by the tracepoint's format."""
     arguments = parameters("tlb_flush")

@@ -79,7 +79,9 @@ ONE_AFTER_THE_OTHER = ({}, {"threads": 64, "processes": 64}, "", ["storm.c", "fo
 # what exists in one detail only, or is the same program in both
 ONLY = {
     "counters": "counts",
-    **dict.fromkeys(["events.fault", "samples", "tasks", "phases", "taskstats", "recursion", "held"], "events"),
+    **dict.fromkeys(
+        ["events.fault", "samples", "tasks", "phases", "taskstats", "recursion", "held", "processes"], "events"
+    ),
 }
 CASES = [(name, detail) for name in SIZES for detail in ("events", "counts") if ONLY.get(name, detail) == detail]
 
@@ -102,6 +104,20 @@ class Run:
         self.report = build_report(open_recording(self.folder))
 
 
+@pytest.fixture(scope="module")
+def lossy(program, data_file, tmp_path_factory):
+    """`lossy(case, detail)`: the run of a case, made once."""
+    made = {}
+
+    def run(case, detail):
+        key = json.dumps([case, detail])
+        if key not in made:
+            made[key] = Run(case, detail, program, data_file, tmp_path_factory.mktemp("lossy"))
+        return made[key]
+
+    return run
+
+
 def leaves(losses):
     return {f"events.{kind}": n for kind, n in losses["events"].items()} | {
         name: n for name, n in losses.items() if name != "events"
@@ -109,8 +125,8 @@ def leaves(losses):
 
 
 @pytest.mark.parametrize(("name", "detail"), CASES)
-def test_a_loss_is_told(name, detail, program, data_file, tmp_path):
-    run = Run(SIZES[name], detail, program, data_file, tmp_path)
+def test_a_loss_is_told(name, detail, lossy):
+    run = lossy(SIZES[name], detail)
     lost_by = {key: n for key, n in leaves(run.meta["losses"]).items() if n}
     assert lost_by.get(name, 0) > 0, run.meta["losses"]
     lost, received = sum(lost_by.values()), sum(run.meta["received"].values())
@@ -127,16 +143,16 @@ def test_a_loss_is_told(name, detail, program, data_file, tmp_path):
     assert shown in health_lines
 
 
-def test_every_kind_of_loss_is_provoked_here(program, data_file, tmp_path):
+def test_every_kind_of_loss_is_provoked_here(lossy):
     """And a full ring of events leaves the phases as they are."""
-    run = Run(SIZES["events.fault"], "events", program, data_file, tmp_path)
+    run = lossy(SIZES["events.fault"], "events")
     assert {name.split(".")[0] for name in SIZES} == set(run.meta["losses"])
     # of the 2 times 1,009 pages that are touched those that fitted and those that did not are together all
     assert run.meta["received"]["fault"] + run.meta["losses"]["events"]["fault"] >= 2 * 1009
     assert run.report.phases["role"].tolist().count("decode") == 2
 
 
-def test_those_that_have_ended_take_no_place(detail, program, data_file, tmp_path):
-    run = Run(ONE_AFTER_THE_OTHER, detail, program, data_file, tmp_path)
+def test_those_that_have_ended_take_no_place(detail, lossy):
+    run = lossy(ONE_AFTER_THE_OTHER, detail)
     assert not any(n for name, n in leaves(run.meta["losses"]).items() if name != "recursion"), run.meta["losses"]
     assert len(run.report.by_thread) == 501

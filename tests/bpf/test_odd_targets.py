@@ -100,7 +100,7 @@ def relatives(trace, program, detail):
     return run
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize(("order", "detail"), [("before", "events"), ("after", "counts")])
 def test_deletes_itself_and_its_library(trace, program, detail, order, tmp_path):
     own = shutil.copy(program("vanishing.c", "-ldl"), tmp_path / "vanishing")
     library = shutil.copy(program("decoder.c", "-shared", "-fPIC"), tmp_path / "libllama.so")
@@ -157,8 +157,7 @@ def test_many_end_with_the_first(trace, program, detail):
 # ---- setuid ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("owner", ["root", "nobody"])
-@pytest.mark.parametrize("way", ["first", "behind a shell"])
+@pytest.mark.parametrize(("owner", "way"), [("root", "first"), ("root", "behind a shell"), ("nobody", "first")])
 def test_is_setuid(caller, program, owner, way):
     """It is who it would be untraced: ptrace by root takes no identity away."""
     user, folder = caller

@@ -1,6 +1,7 @@
 """Several tracers and several programs at once: each recording is of its own program, and whole."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -98,14 +99,14 @@ def test_another_process_calls_the_same_library(trace, program, library, detail)
     assert hits["decode begin"] == 101
 
 
-def test_one_starts_while_another_ends(program, data_file, tmp_path, detail):
+def test_one_starts_while_another_ends(program, data_file, tmp_path):
     """Short runs that overlap, each beginning somewhere in the one before or in its end."""
     folders = [tmp_path / str(number) for number in range(3)]
     command = [program("work.c"), data_file, "touch", "read_calls"]
     with contextlib.ExitStack() as stack:
-        started = []
+        started, details = [], itertools.cycle(["events", "counts"])
         for folder in folders:
-            started += stack.enter_context(tracers(run_command(folder, detail, *command)))
+            started += stack.enter_context(tracers(run_command(folder, next(details), *command)))
             time.sleep(0.5)
         for tracer, folder in zip(started, folders, strict=True):
             assert_own_counts(finished(tracer, folder), ("touch", "read_calls"))

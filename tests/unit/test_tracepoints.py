@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_trace.capture import btf
-from bitnet_trace.capture.tracepoints import io_uring, io_uring_opcodes, tlb_flush
+from bitnet_trace.capture.tracepoints import io_uring, io_uring_opcodes, sched_switch, tlb_flush
 
 DATA = Path(__file__).parent.parent / "data/tracepoints"
 OPCODES = ["NOP", "READV", "WRITEV", "FSYNC", "READ_FIXED", "WRITE_FIXED", "POLL_ADD"]
@@ -51,6 +51,7 @@ SUBMIT = {
     "5.8": ("io_uring_submit_sqe", {"ring": 0, "opcode": 1, "user_data": 2}),
     "5.15": ("io_uring_submit_sqe", {"ring": 0, "request": 1, "opcode": 2, "user_data": 3}),
     "5.19": ("io_uring_submit_sqe", {"ring": 0, "request": 1, "user_data": 2, "opcode": 3}),
+    "6.1": ("io_uring_submit_sqe", {"request": 0}),
     "6.2": ("io_uring_submit_sqe", {"request": 0}),
     "6.8": ("io_uring_submit_req", {"request": 0}),
     "6.18": ("io_uring_submit_req", {"request": 0}),
@@ -59,11 +60,17 @@ COMPLETE = {
     "5.8": {"ring": 0, "user_data": 1, "result": 2},
     "5.15": {"ring": 0, "user_data": 1, "result": 2},
     "5.19": {"ring": 0, "request": 1, "user_data": 2, "result": 3},
+    "6.1": {"ring": 0, "request": 1, "user_data": 2, "result": 3},
     "6.2": {"ring": 0, "request": 1, "user_data": 2, "result": 3},
     "6.8": {"ring": 0, "request": 1, "user_data": 2, "result": 3},
     "6.18": {"ring": 0, "request": 1, "completion": 2},
 }
-QUEUE = {"5.19": {"ring": 0, "request": 1}, "6.2": {"request": 0}, "6.8": {"request": 0}, "6.18": {"request": 0}}
+QUEUE = {"5.19": {"ring": 0, "request": 1}, **{kernel: {"request": 0} for kernel in ("6.1", "6.2", "6.8", "6.18")}}
+SWITCH = {
+    **dict.fromkeys(["5.8", "5.15"], (1, 2, -1)),
+    "sched_switch-5.18-rc": (2, 3, 1),
+    **dict.fromkeys(["5.19", "6.1", "6.2", "6.8", "6.18"], (1, 2, 3)),
+}
 
 
 @pytest.mark.parametrize("kernel", SUBMIT)
@@ -144,6 +151,16 @@ def test_opcodes_by_number():
         "WRITE",
     ]
     assert io_uring_opcodes(None) == []
+
+
+@pytest.mark.parametrize("kernel", SWITCH)
+def test_arguments_of_a_switch(kernel):
+    assert tuple(sched_switch(prototypes(kernel)).values()) == SWITCH[kernel]
+
+
+@pytest.mark.parametrize("kernel", SUBMIT)
+def test_tlb_flush_has_one_form(kernel):
+    assert tlb_flush(prototypes(kernel), REASONS).attach == {"tlb_flush": "on_tlb_flush"}
 
 
 def test_reasons_of_the_enum():
