@@ -32,6 +32,14 @@ def process_of(tid: int) -> int | None:
     return int(status.split("Tgid:", 1)[1].split(None, 1)[0])
 
 
+def state_of(pid: int) -> str | None:
+    """The letter of proc(5): `T` is stopped, `t` is stopped by a tracer; None when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return None
+
+
 class Ended(NamedTuple):
     """`status` as wait(2) has it; the CPU time of the process and of those that it waited for."""
 
@@ -52,6 +60,7 @@ class Holder:
         self._follow = follow
         self._threads: dict[int, int] = {}  # tid: pid, of all threads that we trace
         self._leaving: set[int] = set()  # processes that are let go thread by thread
+        self._stopped_threads: set[int] = set()  # by their user, as a shell's Ctrl-Z
         self.refused: list[str] = []
         self.stops = 0
         self.held_ns = 0
@@ -79,6 +88,7 @@ class Holder:
                     self._stopped(tid, os.WSTOPSIG(status), status >> 16)
             else:
                 self._threads.pop(tid, None)
+                self._stopped_threads.discard(tid)
                 ended[tid] = Ended(status, round((usage.ru_utime + usage.ru_stime) * 1e9))
 
     def release_all(self) -> None:
@@ -90,9 +100,14 @@ class Holder:
     def holds(self) -> bool:
         return bool(self._threads)
 
+    def is_stopped(self, pid: int) -> bool:
+        """Whether a process was stopped by its user or a terminal, not by us."""
+        return pid in self._stopped_threads or (pid not in self._threads and state_of(pid) == "T")
+
     # ---- one stop ---------------------------------------------------------------------------------------------------
 
     def _stopped(self, tid: int, number: int, event: int) -> None:
+        self._stopped_threads.discard(tid)
         pid = self._threads.get(tid)
         if pid is None:  # a new thread, whose own first stop came before its parent's word of it
             pid = process_of(tid) or tid
@@ -108,6 +123,7 @@ class Holder:
         elif event == syscalls.PTRACE_EVENT_STOP:
             if number in _STOPPING and pid not in self._leaving:
                 syscalls.ptrace(syscalls.PTRACE_LISTEN, tid)  # really stopped, by its user: stays so
+                self._stopped_threads.add(tid)
                 return
         elif number in _LINK_MAP_CHANGED and self._from_kernel(tid):
             self._look(pid)

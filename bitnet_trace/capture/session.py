@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -76,14 +77,12 @@ def trace(command: Sequence[str], options: Options) -> Result:
         raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
     with Signals() as signals, delay_accounting.switched_on(options.allow_system_changes):
         parser = Parser(user)  # before the pipe, which it would keep open
-        folder_ready, folder_made = os.pipe()
-        copy = None
-        if options.keep_output:
-            copy = output.start(folder, user, signals.before, lambda: _told(folder_ready, folder_made))
+        folder_ready, folder_made = socket.socketpair()
+        copy = output.start(folder_ready, user, signals.before) if options.keep_output else None
         target_ends = copy.target_ends if copy else None
         launch = target.Launch(program, command, environment, user, signals.before, target_ends)
-        child = target.start(launch, folder_made)
-        os.close(folder_ready)
+        child = target.start(launch, folder_made.fileno())
+        folder_ready.close()
         if copy:
             copy.close_target_ends()
         run = _Run(command, program, options, user, signals, parser, child, copy, started_ns)
@@ -94,19 +93,13 @@ def trace(command: Sequence[str], options: Options) -> Result:
             run.give_up()
             raise
         finally:
-            os.close(folder_made)
+            folder_made.close()
         return run.follow()
 
 
 def default_output(program: str) -> Path:
     """NAME-DATE-TIME.btrace in the current folder."""
     return Path(f"{Path(program).name}-{time.strftime('%Y%m%d-%H%M%S')}.btrace")
-
-
-def _told(read_end: int, write_end: int) -> bool:
-    """In the output process: waits for the word that the recording's folder is there; False when there will be none."""
-    os.close(write_end)
-    return os.read(read_end, 1) != b""
 
 
 class _Run:
@@ -133,12 +126,14 @@ class _Run:
         self._status: int | None = None
         self._target_cpu_ns: int | None = None
         self._copy_ended = copy is None
+        self._log_cut_short = False
         self._failure: TraceError | None = None
 
     # ---- before the target's first instruction ----------------------------------------------------------------------
 
-    def prepare(self, folder: Path, folder_made: int) -> None:
-        """Compiles, attaches, opens the recording, and lets the target exec."""
+    def prepare(self, folder: Path, folder_made: socket.socket) -> None:
+        """Compiles, attaches, opens the recording, and lets the target exec. Where the output is copied the recording's
+        folder is sent through `folder_made`."""
         # importing pyarrow takes as long as compiling, which leaves the interpreter free
         importer = threading.Thread(target=_import_early)
         importer.start()
@@ -160,7 +155,8 @@ class _Run:
         self._holder = Holder(self._placer.look_at, self._programs.hold)
         owner = (self._user.uid, self._user.gid) if self._user else None
         self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
-        os.write(folder_made, b"1")
+        if self._copy:
+            socket.send_fds(folder_made, [b"1"], [self._writer.folder])
         self._drain = Drain(self._programs, self._writer, self._child.pid, Path(self._program).name)
         if signal.SIGINT in signal.sigpending():
             raise KeyboardInterrupt
@@ -201,9 +197,11 @@ class _Run:
         next_drain = time.monotonic() + _DRAIN_INTERVAL_S
         next_meta = time.monotonic() + _META_INTERVAL_S
         self._handle_ends()
-        while self._status is None and self._signals.interrupts < 2:
+        while self._status is None and not self._signals.insisted:
             self._signals.sleep(next_drain - time.monotonic(), self._child.pid)
             self._handle_ends()
+            if self._signals.asked_to_stop and self._holder.is_stopped(self._child.pid):
+                self._stop_too()
             if time.monotonic() >= next_drain:
                 self._record(self._drain.step)
                 self._stats.step()
@@ -225,9 +223,21 @@ class _Run:
             step()
         except TraceError as error:
             self._failure = error
-            print(f"bitnet-trace: {error.message}; the program goes on untraced", file=sys.stderr)
             self._holder.release_all()
             self._programs.detach()
+            if self._status is None:
+                # said now, for whom the program runs for hours
+                tell("recording has ended, its folder cannot be written any more; the program goes on untraced")
+
+    def _stop_too(self) -> None:
+        """The target was stopped with all of its job: so are we, for our shell to see, until the job is continued.
+
+        Not before: a program that handles or ignores the signal decides when, and whether, the job stops.
+        """
+        self._signals.stop()
+        if self._holder.is_stopped(self._child.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child.pid, signal.SIGCONT)  # whoever continued us only meant the program
 
     def _handle_ends(self) -> None:
         for pid, ended in self._holder.wait().items():
@@ -236,6 +246,8 @@ class _Run:
                 self._target_cpu_ns = ended.cpu_ns
             elif self._copy and pid == self._copy.pid:
                 self._copy_ended = True
+                if os.WIFEXITED(ended.status) and os.WEXITSTATUS(ended.status) == output.LOG_CUT_SHORT:
+                    self._log_cut_short = True
 
     def _check_exec(self) -> None:
         """Raises TraceError, and leaves no recording, when the target was never more than our own child."""
@@ -258,17 +270,23 @@ class _Run:
         self._stats.close()
         self._programs.close()
         self._mark("detached")
-        self._record(
-            lambda: self._writer.update_meta(
-                **meta, timings_reported=self._reported_timings(meta["warnings"]), timeline=dict(self._timeline)
-            )
-        )
-        self._record(lambda: self._writer.close(self._status))
+        self._record(lambda: self._close(meta))
         if self._failure:
+            with contextlib.suppress(TraceError):
+                self._close(meta)  # as much as there is room for: how it ended, and that it was cut short
             raise self._failure
         if self._status is None:
             raise KeyboardInterrupt
         return Result(self._writer.path, self._status, self._writer.meta)
+
+    def _close(self, meta: dict[str, Any]) -> None:
+        if self._log_cut_short:
+            meta["warnings"].append("stdout.log or stderr.log is cut short: there was no room for it")
+        if self._failure:
+            meta["warnings"].append(f"recording ended early: {self._failure.message}")
+        timings = self._reported_timings(meta["warnings"])
+        self._writer.update_meta(**meta, timings_reported=timings, timeline=dict(self._timeline))
+        self._writer.close(self._status, cut_short=self._failure is not None)
 
     def _wait_for_output(self) -> None:
         deadline = time.monotonic() + _OUTPUT_GRACE_S
@@ -293,7 +311,7 @@ class _Run:
 
     def _reported_timings(self, warnings: list[str]) -> list[dict[str, Any]]:
         try:
-            return self._parser.timings(self._writer.path) if self._copy else []
+            return self._parser.timings(self._writer.folder) if self._copy else []
         except TraceError as error:
             warnings.append(f"the engine's own timing lines were not read: {error.message}")
             return []
@@ -326,6 +344,12 @@ def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:
         {"name": name, "role": None, "attached": reason is None, "reason": reason, "cost_class": "kernel"}
         for name, reason in attached.items()
     ]
+
+
+def tell(line: str) -> None:
+    """On stderr, if anybody reads that: it is no reason for the run to fail."""
+    with contextlib.suppress(OSError):
+        print(f"bitnet-trace: {line}", file=sys.stderr, flush=True)
 
 
 def _import_early() -> None:

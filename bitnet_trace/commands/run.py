@@ -75,7 +75,7 @@ def run(
 
     The exit code is COMMAND's; 128+N when signal N ended it. Read the recording with: bitnet-trace report
     """
-    from bitnet_trace.capture.session import Options, trace
+    from bitnet_trace.capture.session import Options, tell, trace
 
     result = trace(
         command,
@@ -92,7 +92,7 @@ def run(
     )
     if not quiet:
         for line in summary(result):
-            click.echo(f"bitnet-trace: {line}", err=True)
+            tell(line)
     return result.exit_status if result.exit_status >= 0 else 128 - result.exit_status
 
 
