@@ -51,11 +51,26 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """`exit_status` is as subprocess.returncode has it: negative for a death by signal. `meta` is meta.json."""
+    """`exit_status` is as subprocess.returncode has it: negative for a death by signal. `meta` is meta.json.
+
+    `interrupted`: it died of an interrupt from the terminal's keyboard.
+    """
 
     recording: Path
     exit_status: int
     meta: Mapping[str, Any]
+    interrupted: bool = False
+
+    def exit_code(self) -> int:
+        """As a shell has it: 128 + N for signal N. Does not return when the program was `interrupted`.
+
+        Then this process dies of SIGINT like the program, which to a shell is 130 as well, but it also ends the loop or
+        script that we were called in (https://www.cons.org/cracauer/sigint.html).
+        """
+        if self.interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        return self.exit_status if self.exit_status >= 0 else 128 - self.exit_status
 
 
 def trace(command: Sequence[str], options: Options) -> Result:
@@ -277,7 +292,8 @@ class _Run:
             raise self._failure
         if self._status is None:
             raise KeyboardInterrupt
-        return Result(self._writer.path, self._status, self._writer.meta)
+        interrupted = self._signals.interrupted_by_key and self._status == -signal.SIGINT
+        return Result(self._writer.path, self._status, self._writer.meta, interrupted)
 
     def _close(self, meta: dict[str, Any]) -> None:
         if self._log_cut_short:

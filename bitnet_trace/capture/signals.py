@@ -23,6 +23,7 @@ class Signals:
     def __init__(self) -> None:
         self.before: set[signal.Signals] = set()
         self.asked_to_stop: signal.Signals | None = None
+        self.interrupted_by_key = False
         self._interrupted_s: list[float] = []
         self._taken: set[signal.Signals] = set()
 
@@ -59,6 +60,7 @@ class Signals:
         while info is not None:
             if info.si_signo == signal.SIGINT:
                 self._interrupted_s.append(time.monotonic())
+                self.interrupted_by_key |= info.si_code > _SENT_BY_PROCESS
             # what the target itself sends (kill 0) is for its job: it has it already
             to_pass = info.si_code <= _SENT_BY_PROCESS and target not in (None, info.si_pid)
             if info.si_signo != signal.SIGCHLD and to_pass and target is not None:

@@ -93,7 +93,7 @@ def run(
     if not quiet:
         for line in summary(result):
             tell(line)
-    return result.exit_status if result.exit_status >= 0 else 128 - result.exit_status
+    return result.exit_code()
 
 
 def summary(result: "Result") -> Iterator[str]:
