@@ -15,7 +15,7 @@ from typing import Any
 from bitnet_trace import __version__, host
 from bitnet_trace.capture import cost, delay_accounting, identity, output, target
 from bitnet_trace.capture.parser import Parser
-from bitnet_trace.capture.signals import Signals
+from bitnet_trace.capture.signals import Signals, die_of_interrupt
 from bitnet_trace.errors import TraceError
 
 # Each turn takes a CPU from a target that uses all of them: seldom while little happens, often when the ring fills.
@@ -62,14 +62,9 @@ class Result:
     interrupted: bool = False
 
     def exit_code(self) -> int:
-        """As a shell has it: 128 + N for signal N. Does not return when the program was `interrupted`.
-
-        Then this process dies of SIGINT like the program, which to a shell is 130 as well, but it also ends the loop or
-        script that we were called in (https://www.cons.org/cracauer/sigint.html).
-        """
+        """As a shell has it: 128 + N for signal N. Does not return where the program was `interrupted`: so are we."""
         if self.interrupted:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
+            die_of_interrupt()
         return self.exit_status if self.exit_status >= 0 else 128 - self.exit_status
 
 
@@ -90,6 +85,7 @@ def trace(command: Sequence[str], options: Options) -> Result:
     folder = options.output or default_output(program)
     if os.path.lexists(folder) and not options.force:
         raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
+    _open_standard_streams()
     with Signals() as signals, delay_accounting.switched_on(options.allow_system_changes):
         parser = Parser(user)  # before the pipe, which it would keep open
         folder_ready, folder_made = socket.socketpair()
@@ -110,6 +106,13 @@ def trace(command: Sequence[str], options: Options) -> Result:
         finally:
             folder_made.close()
         return run.follow()
+
+
+def _open_standard_streams() -> None:
+    """Those that our caller has closed: else a pipe of ours would get the number, and be taken for one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def default_output(program: str) -> Path:

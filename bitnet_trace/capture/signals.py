@@ -13,6 +13,15 @@ _TAKEN = _TO_TARGET | _STOPS | {signal.SIGCHLD}
 _INSISTED_TIMES, _INSISTED_S = 3, 1.0
 
 
+def die_of_interrupt() -> None:
+    """Ends this process by SIGINT: 130 to a shell, which also ends the loop or script that it was called in.
+
+    https://www.cons.org/cracauer/sigint.html
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 class Signals:
     """Blocks the signals that a run handles, from `with` on; `before` is the mask that the target gets back.
 
@@ -47,11 +56,13 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_BLOCK, {self.asked_to_stop})
         self.asked_to_stop = None
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         # those that are still pending were meant for the target, which has ended
-        while signal.sigtimedwait(self._taken, 0) is not None:
-            pass
+        while (info := signal.sigtimedwait(self._taken, 0)) is not None:
+            self.interrupted_by_key |= info.si_signo == signal.SIGINT and info.si_code > _SENT_BY_PROCESS
         signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
+        if error is KeyboardInterrupt and self.interrupted_by_key:
+            die_of_interrupt()
 
     def sleep(self, seconds: float, target: int | None) -> None:
         """Until the time is up, a child stops or ends, or we should. `target`: whom other signals are passed to."""

@@ -157,9 +157,16 @@ def test_a_program_that_takes_the_keys_itself(terminal, tmp_path):
 
 
 def test_an_interrupt_ends_a_loop(terminal):
-    terminal.line("for i in 1 2 3; do t sh -c 'echo up; exec sleep 100'; done", "up\r\n")
-    terminal.type("\x03")
-    assert terminal.until(PROMPT) == f"^C\r\n{PROMPT}"
+    for delay_s in (0.0, 0.5):  # also before the program is there
+        command = f"for i in 1 2 3; do t sh -c 'echo up; exec sleep 100'; sleep {delay_s}; done"
+        if delay_s:
+            terminal.line(command, "up\r\n")
+        else:
+            terminal.type(command + "\n")
+            terminal.until("done\r\n")
+            time.sleep(0.4)
+        terminal.type("\x03")
+        assert "^C" in terminal.until(PROMPT)
 
 
 def test_background_jobs(terminal):
@@ -259,6 +266,8 @@ PIPELINES = {
     "t sh -c 'echo out; echo err >&2; exit 3' 2>&1 >/dev/null | cat": "err\n3 0\n",
     "t setsid -w sh -c 'echo far; exit 4' | cat": "far\n4 0\n",
     "t true 2>/dev/full | cat": "0 0\n",
+    "t sh -c 'echo out; exit 6' <&- 2>&- | cat": "out\n6 0\n",
+    "t sh -c 'cat >&2; exit 6' <<<word 2>&1 >&- | cat": "word\n6 0\n",
 }
 
 
