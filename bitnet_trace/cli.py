@@ -58,7 +58,8 @@ class LazyGroup(click.Group):
         """The exit code of the subcommand, with click's exceptions let through and all others told in a line."""
         try:
             code = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # None: our caller has closed it
+                sys.stdout.flush()
             return code
         except (click.ClickException, click.exceptions.Exit):
             raise

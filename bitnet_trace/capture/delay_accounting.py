@@ -1,9 +1,9 @@
 """kernel.task_delayacct: whether the kernel keeps the disk and memory delays of threads; set for a run and set back.
 
 The setting is of the whole system, so it is changed only on request. What it was is written down before, in a
-file below /run, and every run that needs the change holds a lock on that file: the last one sets it back. The lock
-goes with the process, so a file that says something and that nobody has locked was left by a run that was killed;
-the next run sets it back.
+file below /run, and every run that needs the change holds a lock on that file: the last one sets it back. A small
+process of its own does that for a run that is killed. The lock goes with the processes, so a file that says something
+and that nobody has locked was left by a run of which both were killed; the next run sets it back.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from bitnet_trace.capture import helper
 from bitnet_trace.errors import TraceError
 
 SWITCH = Path("/proc/sys/kernel/task_delayacct")
@@ -44,10 +45,12 @@ def switched_on(wanted: bool, switch: Path = SWITCH, journal: Path = JOURNAL) ->
         raise TraceError(
             f"kernel.task_delayacct cannot be set: {error.strerror}", "leave out --allow-system-changes"
         ) from None
+    guard = _start_guard(descriptor, switch)
     try:
         yield
     finally:
         _leave(descriptor, switch)
+        os.close(guard)
 
 
 def leftover(journal: Path = JOURNAL) -> str | None:
@@ -83,6 +86,21 @@ def _switch_on(switch: Path, journal: Path) -> int:
     return descriptor
 
 
+def _start_guard(journal: int, switch: Path) -> int:
+    """Starts the process that sets the switch back once nobody holds the returned descriptor any more."""
+    alive, held = os.pipe()
+    if os.fork():
+        os.close(alive)
+        return held
+    try:
+        os.setsid()  # no signal for the job, SIGKILL included, is for it
+        helper.keep_only(journal, alive)
+        os.read(alive, 1)
+        _leave(journal, switch)
+    finally:
+        os._exit(0)
+
+
 def _alone(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,4 +118,6 @@ def _leave(descriptor: int, switch: Path) -> None:
                 switch.write_text("0")
             os.ftruncate(descriptor, 0)
     finally:
+        # said, not left to the closing: a fork of ours may have the file open too
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

@@ -53,6 +53,14 @@ def process_of(tid: int) -> int | None:
     return status_number(tid, "Tgid")
 
 
+def state_of(pid: int) -> str | None:
+    """The letter of proc(5): `T` is stopped, `t` is stopped by a tracer; None when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return None
+
+
 class Ended(NamedTuple):
     """`status` as wait(2) has it; the CPU time of the process and of those that it waited for."""
 
@@ -85,6 +93,7 @@ class Holder:
         self._leaving: set[int] = set()  # processes that are let go thread by thread
         self._debuggers: dict[int, int] = {}  # processes that trace others: how often they were told of it
         self._calling: list[_Caller] = []
+        self._stopped_threads: set[int] = set()  # by their user, as a shell's Ctrl-Z
         self.stops = 0
         self.held_ns = 0
 
@@ -113,6 +122,7 @@ class Holder:
                     self._stopped(tid, os.WSTOPSIG(status), status >> 16)
             else:
                 self._forget(tid)
+                self._stopped_threads.discard(tid)
                 ended[tid] = Ended(status, round((usage.ru_utime + usage.ru_stime) * 1e9))
 
     def release_all(self) -> None:
@@ -139,9 +149,14 @@ class Holder:
     def holds_any(self) -> bool:
         return bool(self._threads)
 
+    def is_stopped(self, pid: int) -> bool:
+        """Whether a process was stopped by its user or a terminal, not by us."""
+        return pid in self._stopped_threads or (pid not in self._threads and state_of(pid) == "T")
+
     # ---- one stop ---------------------------------------------------------------------------------------------------
 
     def _stopped(self, tid: int, number: int, event: int) -> None:
+        self._stopped_threads.discard(tid)
         pid = self._threads.get(tid)
         if pid is None:  # a new thread, whose own first stop came before its parent's word of it
             pid = process_of(tid) or tid
@@ -157,6 +172,7 @@ class Holder:
         elif event == syscalls.PTRACE_EVENT_STOP:
             if number in _STOPPING and pid not in self._leaving:
                 syscalls.ptrace(syscalls.PTRACE_LISTEN, tid)  # really stopped, by its user: stays so
+                self._stopped_threads.add(tid)
                 return
         elif number in _STOP_FOR_US and self._from_kernel(tid):
             refused = syscalls.refused_ptrace_call(tid)

@@ -10,14 +10,16 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import termios
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from bitnet_trace.capture import helper
 from bitnet_trace.capture.identity import Identity
 
 _CHUNK = 1 << 16
+LOG_NAMES = ("stdout.log", "stderr.log")
+LOG_CUT_SHORT = 3  # exit status of the copying process: the output went on, its log did not
 
 
 @dataclass
@@ -56,20 +58,21 @@ def _open_pair(like: int, identity: Identity | None) -> tuple[int, int, bool]:
 
 
 def _copy_window_size(real: int, copy: int) -> None:
+    """Makes the copy as large as the real one; when that was news the programs on the terminal are told once more.
+
+    The kernel told them when the real one changed: they may have looked at the copy before us.
+    """
     with contextlib.suppress(OSError):
-        fcntl.ioctl(copy, termios.TIOCSWINSZ, fcntl.ioctl(real, termios.TIOCGWINSZ, b"\0" * 8))
+        size = fcntl.ioctl(real, termios.TIOCGWINSZ, b"\0" * 8)
+        if size != fcntl.ioctl(copy, termios.TIOCGWINSZ, b"\0" * 8):
+            fcntl.ioctl(copy, termios.TIOCSWINSZ, size)
+            os.killpg(os.tcgetpgrp(real), signal.SIGWINCH)
 
 
-def _copy_window_sizes(terminals: list["_Stream"]) -> None:
-    for terminal in terminals:
-        _copy_window_size(terminal.sink, terminal.source)
-
-
-def start(
-    folder: Path, identity: Identity | None, mask: set[signal.Signals], wait_for_folder: Callable[[], bool]
-) -> OutputCopy:
-    """Forks the copying process. It opens its logs in `folder` once `wait_for_folder` (called in the child) says that
-    the folder is there; False means that no log is kept. `mask`: the signal mask of the caller's own start."""
+def start(folder: socket.socket, identity: Identity | None, mask: set[signal.Signals]) -> OutputCopy:
+    """Forks the copying process. Through `folder` it gets the descriptor of the recording's folder, in which it opens
+    its logs; the end of what can be read there means that no log is kept. `mask`: the signal mask of the caller's own
+    start."""
     pairs = [_open_pair(1, identity), _open_pair(2, identity)]
     ends = (pairs[0][1], pairs[1][1])
     pid = os.fork()
@@ -77,45 +80,63 @@ def start(
         for source, _end, _terminal in pairs:
             os.close(source)
         return OutputCopy(pid, ends)
+    status = 0
     try:
-        for end in ends:
-            os.close(end)
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # those are for the target; its last words are still copied
+        helper.keep_only(1, 2, folder.fileno(), *(source for source, _end, _terminal in pairs))
+        # Those are for the target; its last words are still copied. Not SIGTTOU: under `stty tostop` our writing is
+        # the target's, and the signal for it reaches the whole job.
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP, signal.SIGTTIN):
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if identity is not None:
             identity.assume()
-        kept = wait_for_folder()
+        _byte, received, _flags, _address = socket.recv_fds(folder, 1, 1)
+        folder.close()
+        logs = [_open_log(received[0], name) if received else None for name in LOG_NAMES]
+        whole = None not in logs or not received
         streams = [
-            _Stream(source, sink, _open_log(folder / name) if kept else None, terminal)
-            for (source, _end, terminal), sink, name in zip(pairs, (1, 2), ("stdout.log", "stderr.log"), strict=True)
+            _Stream(source, sink, log, terminal)
+            for (source, _end, terminal), sink, log in zip(pairs, (1, 2), logs, strict=True)
         ]
         _copy(streams)
+        whole = whole and all(stream.log == log for stream, log in zip(streams, logs, strict=True))
+        status = 0 if whole else LOG_CUT_SHORT
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
-def _open_log(path: Path) -> int | None:
+def _open_log(folder: int, name: str) -> int | None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        return os.open(name, flags, 0o600, dir_fd=folder)
     except OSError:
-        return None  # the output itself matters more than its copy; the recording's reader finds no log
+        return None  # the output itself matters more than its copy
 
 
 def _copy(streams: list[_Stream]) -> None:
-    """Copies until every source has ended."""
-    terminals = [stream for stream in streams if stream.terminal]
-    if terminals:
-        signal.signal(signal.SIGWINCH, lambda *_: _copy_window_sizes(terminals))
+    """Copies until every source has ended, or nobody is left to read what comes out of it."""
+
+    def copy_window_sizes(*_: object) -> None:
+        for stream in by_source.values():
+            if stream.terminal:
+                _copy_window_size(stream.sink, stream.source)
+
     poll = select.poll()
     by_source = {stream.source: stream for stream in streams}
-    for source in by_source:
-        poll.register(source, select.POLLIN)
+    signal.signal(signal.SIGWINCH, copy_window_sizes)
+    for stream in streams:
+        poll.register(stream.source, select.POLLIN)
+        poll.register(stream.sink, 0)  # only whether its reader is gone
     while by_source:
-        for source, _events in poll.poll():
-            if not _copy_some(by_source[source]):
+        # a change of size is told to the terminal's foreground job only, which need not be ours
+        copy_window_sizes()
+        ready = {descriptor for descriptor, _events in poll.poll()}
+        for source, stream in list(by_source.items()):
+            if stream.sink in ready or (source in ready and not _copy_some(stream)):
                 poll.unregister(source)
+                poll.unregister(stream.sink)
                 os.close(source)  # who still writes gets SIGPIPE, as without us
                 del by_source[source]
 

@@ -11,13 +11,15 @@ import resource
 import select
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from bitnet_trace.capture import helper
 from bitnet_trace.capture.identity import NOBODY, Identity
+from bitnet_trace.capture.output import LOG_NAMES
 from bitnet_trace.engines.libraries import Links
 from bitnet_trace.errors import TraceError
 
@@ -25,6 +27,11 @@ _DEADLINE_S = 20.0
 _MEMORY_LIMIT_BYTES = 4 << 30  # address space: a 200 MB library is mapped, not read
 _LOG_LIMIT_BYTES = 64 << 20
 _MESSAGE_LIMIT_BYTES = 16 << 20
+
+# what a terminal and a shell send to all of a job
+_JOB_SIGNALS = (
+    signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU
+)  # fmt: skip
 
 Answer = dict[str, Any]
 
@@ -37,7 +44,6 @@ class Parser:
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.pid = os.fork()
         if self.pid == 0:
-            self._socket.close()
             _serve(other, user or NOBODY)
         other.close()
 
@@ -63,13 +69,9 @@ class Parser:
         """What an open file says of the libraries that it needs. Raises TraceError, as resolve()."""
         return Links(**self._ask({"links": path}, [file.fileno()]))
 
-    def timings(self, folder: Path) -> list[Answer]:
-        """The engine's own timing lines in the logs of a recording."""
-        logs = [
-            os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            for name in ("stdout.log", "stderr.log")
-            if (folder / name).exists()
-        ]
+    def timings(self, folder: int) -> list[Answer]:
+        """The engine's own timing lines in the logs of a recording, whose folder is open as `folder`."""
+        logs = [log for name in LOG_NAMES if (log := _open_log(folder, name)) is not None]
         try:
             found: list[Answer] = self._ask({"timings": len(logs)}, logs)["timings"] if logs else []
             return found
@@ -117,14 +119,28 @@ class Parser:
         self._socket.close()
 
 
+def _open_log(folder: int, name: str) -> int | None:
+    """None when there is none: the folder is the user's, who may have put there what they like."""
+    try:
+        # O_NONBLOCK: a FIFO would wait for somebody to write
+        log = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(log).st_mode):
+        return log
+    os.close(log)
+    return None
+
+
 # ---- the other process ------------------------------------------------------------------------------------------
 
 
 def _serve(connection: socket.socket, user: Identity) -> NoReturn:
     """Answers until the tracer closes its end. Never returns: a second copy of the tool would go on."""
     try:
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+        for number in _JOB_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # it ends with the tracer
+        helper.keep_only(connection.fileno())
         # our own code first: it may lie where that user cannot read it
         from bitnet_trace.engines import libraries, resolve, symbolize, timings
         from bitnet_trace.engines.probes import load_probe_sets

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 from bitnet_trace import __version__, host
 from bitnet_trace.capture import cost, delay_accounting, identity, output, symbols, target
 from bitnet_trace.capture.parser import Parser
-from bitnet_trace.capture.signals import Signals
+from bitnet_trace.capture.signals import Signals, die_of_interrupt
 from bitnet_trace.capture.sizes import Maps, Rings
 from bitnet_trace.errors import TraceError
 
@@ -54,11 +55,21 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """`exit_status` is as subprocess.returncode has it: negative for a death by signal. `meta` is meta.json."""
+    """`exit_status` is as subprocess.returncode has it: negative for a death by signal. `meta` is meta.json.
+
+    `interrupted`: it died of an interrupt from the terminal's keyboard.
+    """
 
     recording: Path
     exit_status: int
     meta: Mapping[str, Any]
+    interrupted: bool = False
+
+    def exit_code(self) -> int:
+        """As a shell has it: 128 + N for signal N. Does not return where the program was `interrupted`: so are we."""
+        if self.interrupted:
+            die_of_interrupt()
+        return self.exit_status if self.exit_status >= 0 else 128 - self.exit_status
 
 
 def trace(command: Sequence[str], options: Options) -> Result:
@@ -78,16 +89,15 @@ def trace(command: Sequence[str], options: Options) -> Result:
     folder = options.output or default_output(program)
     if os.path.lexists(folder) and not options.force:
         raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
+    _open_standard_streams()
     with Signals() as signals, delay_accounting.switched_on(options.allow_system_changes):
         parser = Parser(user)  # before the pipe, which it would keep open
-        folder_ready, folder_made = os.pipe()
-        copy = None
-        if options.keep_output:
-            copy = output.start(folder, user, signals.before, lambda: _told(folder_ready, folder_made))
+        folder_ready, folder_made = socket.socketpair()
+        copy = output.start(folder_ready, user, signals.before) if options.keep_output else None
         target_ends = copy.target_ends if copy else None
         launch = target.Launch(program, command, environment, user, signals.before, target_ends)
-        child = target.start(launch, folder_made)
-        os.close(folder_ready)
+        child = target.start(launch, folder_made.fileno())
+        folder_ready.close()
         if copy:
             copy.close_target_ends()
         run = _Run(command, program, environment, options, user, signals, parser, child, copy, started_ns)
@@ -98,19 +108,20 @@ def trace(command: Sequence[str], options: Options) -> Result:
             run.give_up()
             raise
         finally:
-            os.close(folder_made)
+            folder_made.close()
         return run.follow()
+
+
+def _open_standard_streams() -> None:
+    """Those that our caller has closed: else a pipe of ours would get the number, and be taken for one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def default_output(program: str) -> Path:
     """NAME-DATE-TIME.btrace in the current folder."""
     return Path(f"{Path(program).name}-{time.strftime('%Y%m%d-%H%M%S')}.btrace")
-
-
-def _told(read_end: int, write_end: int) -> bool:
-    """In the output process: waits for the word that the recording's folder is there; False when there will be none."""
-    os.close(write_end)
-    return os.read(read_end, 1) != b""
 
 
 class _Run:
@@ -138,12 +149,14 @@ class _Run:
         self._status: int | None = None
         self._target_cpu_ns: int | None = None
         self._copy_ended = copy is None
+        self._log_cut_short = False
         self._failure: TraceError | None = None
 
     # ---- before the target's first instruction ----------------------------------------------------------------------
 
-    def prepare(self, folder: Path, folder_made: int) -> None:
-        """Compiles, attaches, opens the recording, and lets the target exec."""
+    def prepare(self, folder: Path, folder_made: socket.socket) -> None:
+        """Compiles, attaches, opens the recording, and lets the target exec. Where the output is copied the recording's
+        folder is sent through `folder_made`."""
         # importing pyarrow takes as long as compiling, which leaves the interpreter free
         importer = threading.Thread(target=_import_early)
         importer.start()
@@ -171,7 +184,8 @@ class _Run:
         self._holder = self._debuggers.holder
         owner = (self._user.uid, self._user.gid) if self._user else None
         self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
-        os.write(folder_made, b"1")
+        if self._copy:
+            socket.send_fds(folder_made, [b"1"], [self._writer.folder])
         self._drain = Drain(self._programs, self._writer, self._spaces, self._child.pid, Path(self._program).name)
         if signal.SIGINT in signal.sigpending():
             raise KeyboardInterrupt
@@ -212,9 +226,11 @@ class _Run:
         last_drain = time.monotonic()
         next_meta = last_drain + _META_INTERVAL_S
         self._handle_ends()
-        while self._status is None and self._signals.interrupts < 2:
+        while self._status is None and not self._signals.insisted:
             self._signals.sleep(last_drain + self._interval_s - time.monotonic(), self._child.pid)
             self._handle_ends()
+            if self._signals.asked_to_stop and self._holder.is_stopped(self._child.pid):
+                self._stop_too()
             if time.monotonic() >= last_drain + self._interval_s:
                 self._record(self._drain.step)
                 self._debuggers.take(self._drain.take_news(), look=True)
@@ -241,9 +257,21 @@ class _Run:
             step()
         except TraceError as error:
             self._failure = error
-            print(f"bitnet-trace: {error.message}; the program goes on untraced", file=sys.stderr)
             self._holder.release_all()
             self._programs.detach()
+            if self._status is None:
+                # said now, for whom the program runs for hours
+                tell("recording has ended, its folder cannot be written any more; the program goes on untraced")
+
+    def _stop_too(self) -> None:
+        """The target was stopped with all of its job: so are we, for our shell to see, until the job is continued.
+
+        Not before: a program that handles or ignores the signal decides when, and whether, the job stops.
+        """
+        self._signals.stop()
+        if self._holder.is_stopped(self._child.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child.pid, signal.SIGCONT)  # whoever continued us only meant the program
 
     def _handle_ends(self) -> None:
         for pid, ended in self._holder.wait().items():
@@ -252,6 +280,8 @@ class _Run:
                 self._target_cpu_ns = ended.cpu_ns
             elif self._copy and pid == self._copy.pid:
                 self._copy_ended = True
+                if os.WIFEXITED(ended.status) and os.WEXITSTATUS(ended.status) == output.LOG_CUT_SHORT:
+                    self._log_cut_short = True
 
     def _check_exec(self) -> None:
         """Raises TraceError, and leaves no recording, when the target was never more than our own child."""
@@ -277,17 +307,24 @@ class _Run:
         meta = self._meta()
         self._programs.close()
         self._mark("detached")
-        self._record(
-            lambda: self._writer.update_meta(
-                **meta, timings_reported=self._reported_timings(meta["warnings"]), timeline=dict(self._timeline)
-            )
-        )
-        self._record(lambda: self._writer.close(self._status))
+        self._record(lambda: self._close(meta))
         if self._failure:
+            with contextlib.suppress(TraceError):
+                self._close(meta)  # as much as there is room for: how it ended, and that it was cut short
             raise self._failure
         if self._status is None:
             raise KeyboardInterrupt
-        return Result(self._writer.path, self._status, self._writer.meta)
+        interrupted = self._signals.interrupted_by_key and self._status == -signal.SIGINT
+        return Result(self._writer.path, self._status, self._writer.meta, interrupted)
+
+    def _close(self, meta: dict[str, Any]) -> None:
+        if self._log_cut_short:
+            meta["warnings"].append("stdout.log or stderr.log is cut short: there was no room for it")
+        if self._failure:
+            meta["warnings"].append(f"recording ended early: {self._failure.message}")
+        timings = self._reported_timings(meta["warnings"])
+        self._writer.update_meta(**meta, timings_reported=timings, timeline=dict(self._timeline))
+        self._writer.close(self._status, cut_short=self._failure is not None)
 
     def _wait_for_output(self) -> None:
         deadline = time.monotonic() + _OUTPUT_GRACE_S
@@ -322,7 +359,7 @@ class _Run:
 
     def _reported_timings(self, warnings: list[str]) -> list[dict[str, Any]]:
         try:
-            return self._parser.timings(self._writer.path) if self._copy else []
+            return self._parser.timings(self._writer.folder) if self._copy else []
         except TraceError as error:
             warnings.append(f"the engine's own timing lines were not read: {error.message}")
             return []
@@ -355,6 +392,12 @@ def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:
         {"name": name, "role": None, "attached": reason is None, "reason": reason, "cost_class": "kernel"}
         for name, reason in attached.items()
     ]
+
+
+def tell(line: str) -> None:
+    """On stderr, if anybody reads that: it is no reason for the run to fail."""
+    with contextlib.suppress(OSError):
+        print(f"bitnet-trace: {line}", file=sys.stderr, flush=True)
 
 
 def _import_early() -> None:

@@ -8,40 +8,78 @@ from types import TracebackType
 
 _SENT_BY_PROCESS = 0  # SI_USER; SI_QUEUE and SI_TKILL are negative; SI_KERNEL (a terminal's keys) is 128
 _TO_TARGET = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGQUIT}
-_TAKEN = _TO_TARGET | {signal.SIGCHLD}
+_STOPS = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+_TAKEN = _TO_TARGET | _STOPS | {signal.SIGCHLD}
+_INSISTED_TIMES, _INSISTED_S = 3, 1.0
+
+
+def die_of_interrupt() -> None:
+    """Ends this process by SIGINT: 130 to a shell, which also ends the loop or script that it was called in.
+
+    https://www.cons.org/cracauer/sigint.html
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 class Signals:
     """Blocks the signals that a run handles, from `with` on; `before` is the mask that the target gets back.
 
     What a process sends us goes on to the target. What a terminal's keys send has reached the whole foreground job
-    already, the target among it.
+    already, the target among it. What our caller ignores (nohup; SIGINT in a script's background) stays ignored.
     """
 
     def __init__(self) -> None:
         self.before: set[signal.Signals] = set()
-        self.interrupts = 0
+        self.asked_to_stop: signal.Signals | None = None
+        self.interrupted_by_key = False
+        self._interrupted_s: list[float] = []
+        self._taken: set[signal.Signals] = set()
 
     def __enter__(self) -> "Signals":
-        self.before = {signal.Signals(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)}
+        self._taken = {one for one in _TAKEN if signal.getsignal(one) is not signal.SIG_IGN} | {signal.SIGCHLD}
+        self.before = {signal.Signals(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)}
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    @property
+    def insisted(self) -> bool:
+        """Whether SIGINT came several times within a second: once is the target's own business."""
+        times = self._interrupted_s[-_INSISTED_TIMES:]
+        return len(times) == _INSISTED_TIMES and times[-1] - times[0] <= _INSISTED_S
+
+    def stop(self) -> None:
+        """Stops this process as it was asked to, for the shell to see; returns when it was continued."""
+        if self.asked_to_stop is None:
+            return
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {self.asked_to_stop})
+        os.kill(os.getpid(), self.asked_to_stop)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {self.asked_to_stop})
+        self.asked_to_stop = None
+
+    def __exit__(self, error: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         # those that are still pending were meant for the target, which has ended
-        while signal.sigtimedwait(_TAKEN, 0) is not None:
-            pass
+        while (info := signal.sigtimedwait(self._taken, 0)) is not None:
+            self.interrupted_by_key |= info.si_signo == signal.SIGINT and info.si_code > _SENT_BY_PROCESS
         signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
+        if error is KeyboardInterrupt and self.interrupted_by_key:
+            die_of_interrupt()
 
     def sleep(self, seconds: float, target: int | None) -> None:
-        """Until the time is up or a child stops or ends. `target`: whom other signals are passed to."""
+        """Until the time is up, a child stops or ends, or we should. `target`: whom other signals are passed to."""
         deadline = time.monotonic() + seconds
-        info = signal.sigtimedwait(_TAKEN, max(seconds, 0))
+        info = signal.sigtimedwait(self._taken, max(seconds, 0))
         while info is not None:
             if info.si_signo == signal.SIGINT:
-                self.interrupts += 1
-            if info.si_signo != signal.SIGCHLD and info.si_code <= _SENT_BY_PROCESS and target is not None:
+                self._interrupted_s.append(time.monotonic())
+                self.interrupted_by_key |= info.si_code > _SENT_BY_PROCESS
+            # what the target itself sends (kill 0) is for its job: it has it already
+            to_pass = info.si_code <= _SENT_BY_PROCESS and target not in (None, info.si_pid)
+            if info.si_signo != signal.SIGCHLD and to_pass and target is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(target, info.si_signo)
-            if info.si_signo == signal.SIGCHLD or self.interrupts > 1:
+            if info.si_signo in _STOPS:
+                self.asked_to_stop = signal.Signals(info.si_signo)
                 return
-            info = signal.sigtimedwait(_TAKEN, max(deadline - time.monotonic(), 0))
+            if info.si_signo == signal.SIGCHLD or self.insisted:
+                return
+            info = signal.sigtimedwait(self._taken, max(deadline - time.monotonic(), 0))

@@ -79,9 +79,10 @@ def start(launch: Launch, not_for_it: int) -> Target:
 def _exec(launch: Launch, go: int, failure: int) -> NoReturn:
     """No exception may leave it: a second copy of the tool would go on."""
     try:
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)  # Python ignores them; what our caller ignores stays ignored
-        signal.pthread_sigmask(signal.SIG_SETMASK, launch.mask)
+        # Python ignores the one and catches the other kind; what our caller ignores stays ignored
+        caught = [signal.SIGINT] if callable(signal.getsignal(signal.SIGINT)) else []
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, *caught):
+            signal.signal(number, signal.SIG_DFL)
         if launch.output is not None:
             os.dup2(launch.output[0], 1)
             os.dup2(launch.output[1], 2)
@@ -89,6 +90,8 @@ def _exec(launch: Launch, go: int, failure: int) -> NoReturn:
             launch.identity.assume()
         if os.read(go, 1) != _GO:
             os._exit(_EXEC_FAILED)  # the tracer gave up or died
+        # not before: a signal that ends the program early should find it seized
+        signal.pthread_sigmask(signal.SIG_SETMASK, launch.mask)
         os.execve(launch.program, list(launch.arguments), dict(launch.environment))
     except OSError as error:
         os.write(failure, struct.pack("<i", error.errno or 0))

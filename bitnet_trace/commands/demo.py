@@ -93,4 +93,4 @@ def demo(
         ctx.invoke(report, recording=result.recording, form="text", output=None, force=False)
         for line in next_commands(result.recording):
             click.echo(line)
-    return result.exit_status if result.exit_status >= 0 else 128 - result.exit_status
+    return result.exit_code()

@@ -84,7 +84,7 @@ def run(
 
     The exit code is COMMAND's; 128+N when signal N ended it. Read the recording with: bitnet-trace report
     """
-    from bitnet_trace.capture.session import Options, trace
+    from bitnet_trace.capture.session import Options, tell, trace
     from bitnet_trace.capture.sizes import Rings
 
     result = trace(
@@ -103,8 +103,8 @@ def run(
     )
     if not quiet:
         for line in summary(result):
-            click.echo(f"bitnet-trace: {line}", err=True)
-    return result.exit_status if result.exit_status >= 0 else 128 - result.exit_status
+            tell(line)
+    return result.exit_code()
 
 
 def summary(result: "Result") -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Writes a recording: a folder of Arrow IPC streams and meta.json, whole after every batch.
 
 The writer may run as root in a folder of another user, so every file is created through the folder's own
-descriptor, exclusively and without following links.
+descriptor, exclusively and without following links; the folder itself through that of the one it lies in, which may be
+renamed or swapped meanwhile.
 """
 
 import contextlib
@@ -36,6 +37,7 @@ from bitnet_trace.recording.schema import (
 # Arrow columnar format, "IPC Streaming Format": continuation marker and a metadata length of zero.
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _REPLACEABLE = {META_NAME, META_TEMPORARY_NAME, *LOG_NAMES, *(name + STREAM_SUFFIX for name in STREAM_NAMES)}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Row = Mapping[str, Any]
 _COLUMNS = {name: [(field.name, field.type) for field in schema] for name, schema in SCHEMAS.items()}
@@ -59,13 +61,24 @@ class Writer:
         self.path = Path(path)
         self._owner = owner
         self._streams: dict[str, _Stream] = {}
-        self._folder = _create_folder(self.path, force, owner)
+        with _explained(self.path, f"mkdir -p {self.path.parent}"):
+            self._parent = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._folder = -1
         self._meta: dict[str, Any] = {"schema": SCHEMA_VERSION, **meta, "complete": False}
         try:
+            self._folder = _create_folder(self._parent, self.path, force, owner)
             self._write_meta()
-        except TraceError:
-            os.close(self._folder)
+        except BaseException:
+            if self._folder >= 0:
+                self.discard()
+            else:
+                os.close(self._parent)
             raise
+
+    @property
+    def folder(self) -> int:
+        """The recording's folder, open: also where another one has its name by now."""
+        return self._folder
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -113,29 +126,36 @@ class Writer:
         self._meta.update(values)
         self._write_meta()
 
-    def close(self, exit_status: int | None) -> None:
-        """Ends all streams and marks the recording complete; `exit_status` is as subprocess.returncode has it."""
+    def close(self, exit_status: int | None, cut_short: bool = False) -> None:
+        """Ends all streams and marks the recording complete; `exit_status` is as subprocess.returncode has it.
+
+        `cut_short`: it is not complete, for a reason that the caller knows of.
+        """
         if self._folder < 0:
             return
         try:
             for stream in self._streams.values():
                 stream.close()
             rows = {name: stream.n_rows for name, stream in self._streams.items()}
-            failed = any(stream.failure for stream in self._streams.values())
+            failed = cut_short or any(stream.failure for stream in self._streams.values())
             self.update_meta(exit_status=exit_status, rows=rows, complete=not failed)
         finally:
-            for stream in self._streams.values():
-                stream.release()
-            os.close(self._folder)
-            self._folder = -1
+            self._release()
 
     def discard(self) -> None:
-        """Removes the recording: there was nothing to record."""
+        """Removes the recording: there was nothing to record. What others have put in its place stays."""
+        with contextlib.suppress(OSError, TraceError):
+            ours, there = os.fstat(self._folder), os.stat(self.path.name, dir_fd=self._parent, follow_symlinks=False)
+            if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino):
+                _remove_recording(self._parent, self.path, set())
+        self._release()
+
+    def _release(self) -> None:
         for stream in self._streams.values():
             stream.release()
         os.close(self._folder)
+        os.close(self._parent)
         self._folder = -1
-        _remove_recording(self.path)
 
     def _append_array(self, name: str, array: npt.NDArray[np.void], dtype: np.dtype[np.void]) -> None:
         if not len(array):
@@ -166,6 +186,9 @@ class Writer:
             descriptor = _create_file(self._folder, META_TEMPORARY_NAME, self._owner)
             try:
                 _write_all(descriptor, text.encode())
+            except OSError:
+                os.unlink(META_TEMPORARY_NAME, dir_fd=self._folder)  # a part is of no use, and takes room
+                raise
             finally:
                 os.close(descriptor)
             os.replace(META_TEMPORARY_NAME, META_NAME, src_dir_fd=self._folder, dst_dir_fd=self._folder)
@@ -218,15 +241,19 @@ def _write_all(descriptor: int, data: Any) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
+_MAKE_ROOM = "make room, or record to another disk with -o; what was recorded so far can be read"
+
+
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, when_missing: str = "leave the recording's folder where it is") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         hint = {
-            errno.ENOSPC: "make room, or record to another disk with -o; what was recorded so far can be read",
-            errno.EDQUOT: "make room, or record to another disk with -o; what was recorded so far can be read",
-            errno.ENOENT: f"mkdir -p {path.parent}",
+            errno.ENOSPC: _MAKE_ROOM,
+            errno.EDQUOT: _MAKE_ROOM,
+            errno.EFBIG: "ulimit -f unlimited, or record with --detail counts; what was recorded so far can be read",
+            errno.ENOENT: when_missing,
         }.get(error.errno or 0, "choose another place with -o")
         raise TraceError(f"cannot write {path}: {error.strerror}", hint) from error
 
@@ -239,18 +266,18 @@ def _create_file(folder: int, name: str, owner: tuple[int, int] | None) -> int:
     return descriptor
 
 
-def _create_folder(path: Path, force: bool, owner: tuple[int, int] | None) -> int:
-    """Makes the new folder and gives its descriptor."""
+def _create_folder(parent: int, path: Path, force: bool, owner: tuple[int, int] | None) -> int:
+    """Makes the new folder, in the one that is open as `parent`, and gives its descriptor."""
     with _explained(path):
         try:
-            os.mkdir(path, 0o700)
+            os.mkdir(path.name, 0o700, dir_fd=parent)
         except FileExistsError:
             if not force:
                 hint = "choose another name with -o, or replace it with --force"
                 raise TraceError(f"{path} exists already", hint) from None
-            _remove_recording(path)
-            os.mkdir(path, 0o700)
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            _remove_recording(parent, path, {META_NAME})
+            os.mkdir(path.name, 0o700, dir_fd=parent)
+        folder = os.open(path.name, _FOLDER, dir_fd=parent)
         try:
             # In a folder that others may write, the new one could have been swapped for something else.
             if os.fstat(folder).st_uid != os.geteuid() or os.listdir(folder):
@@ -263,15 +290,19 @@ def _create_folder(path: Path, force: bool, owner: tuple[int, int] | None) -> in
     return folder
 
 
-def _remove_recording(path: Path) -> None:
-    """Removes the recording at `path`; refuses to touch anything that a recording does not consist of."""
+def _remove_recording(parent: int, path: Path, expected: set[str]) -> None:
+    """Removes the recording at `path`, which lies in `parent`; refuses to touch anything that a recording does not
+    consist of, or a folder without the files that are `expected`."""
     refusal = TraceError(f"{path} is not a recording, so --force does not replace it", "choose another name with -o")
-    if not stat.S_ISDIR(os.lstat(path).st_mode):
-        raise refusal
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        folder = os.open(path.name, _FOLDER, dir_fd=parent)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise refusal from None
+        raise
     try:
         names = set(os.listdir(folder))
-        if META_NAME not in names or not names <= _REPLACEABLE:
+        if not expected <= names <= _REPLACEABLE:
             raise refusal
         for name in names:
             if not stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
@@ -280,4 +311,4 @@ def _remove_recording(path: Path) -> None:
             os.unlink(name, dir_fd=folder)
     finally:
         os.close(folder)
-    os.rmdir(path)
+    os.rmdir(path.name, dir_fd=parent)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import stat
 
 import numpy as np
@@ -215,3 +216,90 @@ def test_empty_batches_make_no_file(tmp_path):
     assert [one.name for one in (tmp_path / "a.btrace").iterdir()] == ["meta.json"]
     recording = open_recording(tmp_path / "a.btrace")
     assert (len(recording.events), len(recording.phases), recording.complete) == (0, 0, True)
+
+
+# ---- in a folder that others write ------------------------------------------------------------------------------------
+
+
+def test_a_folder_above_that_is_swapped_meanwhile_is_not_followed(tmp_path, monkeypatch):
+    """Between the making and the opening another folder gets the name of the one above."""
+    above, decoy = tmp_path / "above", tmp_path / "decoy"
+    above.mkdir()
+    (decoy / "a.btrace").mkdir(parents=True)
+    real_mkdir = os.mkdir
+
+    def mkdir(*arguments, **options):
+        real_mkdir(*arguments, **options)
+        above.rename(tmp_path / "moved")
+        above.symlink_to(decoy)
+
+    monkeypatch.setattr(writer_module.os, "mkdir", mkdir)
+    Writer(above / "a.btrace", {}).close(0)
+    assert list((decoy / "a.btrace").iterdir()) == []
+    assert open_recording(tmp_path / "moved" / "a.btrace").complete
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "fifo", "full folder"])
+def test_a_folder_that_is_swapped_while_it_is_made_is_refused(tmp_path, monkeypatch, kind):
+    path, decoy = tmp_path / "a.btrace", tmp_path / "decoy"
+    decoy.mkdir()
+    (decoy / "meta.json").write_text("precious")
+    real_mkdir = os.mkdir
+
+    def mkdir(*arguments, **options):
+        real_mkdir(*arguments, **options)
+        path.rmdir()
+        if kind == "link":
+            path.symlink_to(decoy)
+        elif kind == "file":
+            path.write_text("theirs")
+        elif kind == "fifo":
+            os.mkfifo(path)
+        else:
+            decoy.rename(path)
+
+    monkeypatch.setattr(writer_module.os, "mkdir", mkdir)
+    with pytest.raises(TraceError, match=re.escape(str(path))):
+        Writer(path, {})
+    there = path if kind == "full folder" else decoy
+    assert [one.name for one in there.iterdir()] == ["meta.json"]
+    assert (there / "meta.json").read_text() == "precious"
+    assert os.path.lexists(path)
+
+
+def test_files_made_by_others_inside_are_not_written(tmp_path):
+    """The owner of a recording may put there what they like: it ends the recording, and stays as it is."""
+    writer = Writer(tmp_path / "a.btrace", {"start_ns": 1})
+    theirs = tmp_path / "a.btrace" / "events.arrows"
+    theirs.write_text("theirs")
+    with pytest.raises(TraceError, match="File exists"):
+        writer.events(batch(1))
+    writer.close(0, cut_short=True)
+    assert theirs.read_text() == "theirs"
+
+
+def test_a_recording_that_cannot_be_begun_leaves_nothing(tmp_path, monkeypatch):
+    def write(_descriptor, _data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer_module.os, "write", write)
+    with pytest.raises(TraceError, match="No space left"):
+        Writer(tmp_path / "a.btrace", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_took_the_place_of_a_discarded_recording_stays(tmp_path):
+    writer = Writer(tmp_path / "a.btrace", {})
+    (tmp_path / "a.btrace").rename(tmp_path / "b.btrace")
+    other = write_inference(tmp_path / "a.btrace")
+    before = sorted(one.name for one in other.iterdir())
+    writer.discard()
+    assert sorted(one.name for one in other.iterdir()) == before
+
+
+def test_a_recording_that_its_maker_calls_cut_short_is(tmp_path):
+    writer = Writer(tmp_path / "a.btrace", {"start_ns": 1})
+    writer.events(batch(3))
+    writer.close(4, cut_short=True)
+    recording = open_recording(tmp_path / "a.btrace")
+    assert (recording.complete, recording.meta["exit_status"], len(recording.events)) == (False, 4, 3)

@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pandas as pd
@@ -339,14 +340,46 @@ def test_the_last_of_two_runs_sets_it_back(places, first_ends_first):
     assert value(places) == "0"
 
 
-def test_what_a_killed_run_left_is_told_and_set_back_by_the_next(places):
+def killed(places, statement):
+    """A process that has run the statement is killed."""
     code = (
-        "import os, sys; from pathlib import Path; from bitnet_trace.capture.delay_accounting import switched_on\n"
-        "switch, journal = map(Path, sys.argv[1:])\n"
-        "run = switched_on(True, switch, journal); run.__enter__(); os.kill(os.getpid(), 9)"
+        "import os, sys; from pathlib import Path; from bitnet_trace.capture import delay_accounting\n"
+        f"switch, journal = map(Path, sys.argv[1:]); run = {statement}\n"
+        "os.kill(os.getpid(), 9)"
     )
-    killed = subprocess.run([os.sys.executable, "-c", code, places["switch"], places["journal"]], check=False)
-    assert killed.returncode == -9
+    command = [os.sys.executable, "-c", code, places["switch"], places["journal"]]
+    assert subprocess.run(command, check=False).returncode == -9
+
+
+def test_it_is_set_back_when_the_run_is_killed(places):
+    killed(places, "delay_accounting.switched_on(True, switch, journal); run.__enter__()")
+    deadline = time.monotonic() + 20
+    while value(places) == "1" or places["journal"].read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert delay_accounting.leftover(places["journal"]) is None
+
+
+def test_a_process_that_outlives_a_run_takes_nothing_from_the_next(places):
+    """A fork of the first run has its lock open for longer."""
+    first = delay_accounting.switched_on(True, **places)
+    first.__enter__()
+    alive, held = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(held)
+        os.read(alive, 1)
+        os._exit(0)
+    first.__exit__(None, None, None)
+    assert value(places) == "0"
+    with delay_accounting.switched_on(True, **places):
+        assert value(places) == "1"
+    assert value(places) == "0"
+    os.close(held)
+    os.waitpid(pid, 0)
+
+
+def test_what_a_killed_run_left_is_told_and_set_back_by_the_next(places):
+    killed(places, "delay_accounting._switch_on(switch, journal)")
     assert value(places) == "1"
     assert delay_accounting.leftover(places["journal"]) == "0"
     with delay_accounting.switched_on(False, **places):
