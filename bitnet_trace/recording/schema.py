@@ -110,3 +110,13 @@ NULLABLE = {
     "maps": frozenset({"device", "inode", "path"}),
     "taskstats": frozenset(TASKSTATS_SCHEMA.names) - {"at", "tid", "pid"},
 }
+
+# Fields that are moments of CLOCK_MONOTONIC.
+TIMES = {
+    "events": frozenset({"ts_ns"}),
+    "counters": frozenset[str](),
+    "phases": frozenset({"begin_ns", "end_ns"}),
+    "threads": frozenset({"start_ns", "end_ns"}),
+    "maps": frozenset({"ts_ns"}),
+    "taskstats": frozenset[str](),
+}

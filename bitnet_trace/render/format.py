@@ -7,6 +7,7 @@ import pandas as pd
 from bitnet_trace.columns import Column
 
 MISSING = "-"
+_TEXT_LIMIT = 200
 _DURATIONS = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "µs"), (1, "ns"))
 _SIZES = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 
@@ -25,7 +26,7 @@ def cell(value: Any, column: Column) -> str:
         return f"{three_digits(float(value))} tok/s"
     if column.format == "pct":
         return percent(float(value))
-    return printable(str(value))
+    return printable(str(value), _TEXT_LIMIT)
 
 
 def duration(ns: int) -> str:
