@@ -21,7 +21,8 @@ from bitnet_trace.columns import (
     Column,
     by_key,
 )
-from bitnet_trace.render.format import MISSING, amount, cell, duration, percent, printable, three_digits
+from bitnet_trace.printable import printable
+from bitnet_trace.render.format import MISSING, amount, cell, duration, percent, three_digits
 
 MAX_THREADS = 12
 MAX_CALLS = 5
