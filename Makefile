@@ -74,6 +74,13 @@ build: setup ## the wheel, in dist/
 
 install: setup ## link PREFIX/bin/bitnet-trace, where sudo finds it (root)
 	ln -sf $(abspath $(BIN))/bitnet-trace $(PREFIX)/bin/bitnet-trace
+	@folder=$(abspath $(BIN)); while [ "$$folder" != / ]; do \
+	    case $$(stat -c %A "$$folder") in \
+	        *[xt]) ;; \
+	        *) echo "note: only root can run it, and the demo cannot run as its user: chmod o+x $$folder" >&2;; \
+	    esac; \
+	    folder=$$(dirname "$$folder"); \
+	done
 
 clean: ## remove the venv and everything that was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/programs/bin

@@ -13,6 +13,7 @@ BITNET_TRACE_DEBUG=1 shows the traceback of any error.
 """
 
 import importlib
+import io
 import os
 import sys
 from typing import Any, NoReturn
@@ -21,9 +22,11 @@ import click
 
 from bitnet_trace import __version__
 from bitnet_trace.errors import TraceError
+from bitnet_trace.printable import printable
 
 INTERRUPTED = 130
 READER_GONE = 141
+_LINE_LIMIT = 1000
 
 # name: (module:attribute, line in `bitnet-trace --help`). The line is here so that --help imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -82,13 +85,13 @@ def describe(error: Exception) -> list[str]:
     if isinstance(error, TraceError):
         message, hint = error.message, error.hint
     elif isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        message, hint = f"{where}{error.strerror}", None
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        message, hint = f"{where}{error.strerror}", "check the path, its permissions, and the room on the disk"
     else:
         message = f"internal error: {type(error).__name__}: {error}"
         hint = "run it again with BITNET_TRACE_DEBUG=1 and report the traceback"
-    lines = [f"bitnet-trace: {message}"]
-    return [*lines, f"  hint: {hint}"] if hint else lines
+    lines = [f"bitnet-trace: {printable(message, _LINE_LIMIT)}"]
+    return [*lines, f"  hint: {printable(hint, _LINE_LIMIT)}"] if hint else lines
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -102,8 +105,25 @@ def cli() -> None:
 
 
 def main() -> NoReturn:
+    _open_standard_streams()
     try:
         sys.exit(cli.main(prog_name="bitnet-trace", standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:  # the text of --help or --version cannot be written
+        for line in describe(error):
+            click.echo(line, err=True)
+        sys.exit(1)
+
+
+def _open_standard_streams() -> None:
+    """Where the caller closed them (`>&-`): else the next file that is opened would be in their place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # a file name that is no text is shown as it can be, in every locale
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -64,6 +64,7 @@ def fold_events(events: Events | Iterable[Events], phases: pd.DataFrame) -> pd.D
     batches = [events] if isinstance(events, np.ndarray) else events
     total = no_counters()
     for batch in batches:
+        edges.expect(len(batch))
         total = add_counters(total, _Fold(batch, edges).result())
     return total
 

@@ -29,13 +29,36 @@ def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
     ordered = phases.sort_values(["begin_ns", "id"], kind="stable").reset_index(drop=True)
     names = np.full(len(ordered), UNKNOWN, dtype=object)
     tokens: list[int | None] = [None] * len(ordered)
-    for _, group in ordered.groupby("pid", sort=False):
-        rows = [_Phase.of(row) for row in group.to_dict("records")]
-        positions = group.index.to_list()
-        for position, name, token in zip(positions, *_names_of_process(rows), strict=True):
+    rows = [_Phase.of(*values) for values in zip(*(ordered[column].tolist() for column in _ROW), strict=True)]
+    for _, positions in groups(ordered["pid"].to_numpy(dtype=np.int64)):
+        own = [rows[position] for position in positions]
+        for position, name, token in zip(positions, *_names_of_process(own), strict=True):
             names[position] = name
             tokens[position] = token
     return ordered.assign(name=pd.array(names, dtype="string"), token=pd.array(tokens, dtype="Int64"))
+
+
+def groups(values: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+    """Each different value, in ascending order, with its positions: one sort, however many there are."""
+    order = np.argsort(values, kind="stable")
+    unique, first = np.unique(values[order], return_index=True)
+    edges = np.append(first, len(order)).tolist()
+    for value, begin, end in zip(unique.tolist(), edges, edges[1:], strict=False):
+        yield value, order[begin:end]
+
+
+_ROW = (
+    "role",
+    "context",
+    "begin_ns",
+    "end_ns",
+    "end_kind",
+    "n_tokens",
+    "n_sampled",
+    "n_logits",
+    "warmup",
+    "before_reset",
+)
 
 
 @dataclass(frozen=True)
@@ -49,16 +72,28 @@ class _Phase:
     is_warmup: bool
 
     @staticmethod
-    def of(row: dict[Any, Any]) -> "_Phase":
-        end_ns = _int(row["end_ns"])
+    def of(
+        role: Any,
+        context: Any,
+        begin_ns: Any,
+        end_ns: Any,
+        end_kind: Any,
+        n_tokens: Any,
+        n_sampled: Any,
+        n_logits: Any,
+        warmup: Any,
+        before_reset: Any,
+    ) -> "_Phase":
+        """Of the values of the columns _ROW."""
+        end = _int(end_ns)
         return _Phase(
-            role=str(row["role"]),
-            context=_int(row["context"]) or 0,
-            dur_ns=None if end_ns is None else end_ns - int(row["begin_ns"]),
-            exited=_int(row["end_kind"]) == PhaseEnd.EXIT,
-            n_tokens=_int(row["n_tokens"]),
-            n_marks=int(row["n_sampled"]) + int(row["n_logits"]),
-            is_warmup=bool(row["warmup"]) or bool(row["before_reset"]),
+            role=str(role),
+            context=_int(context) or 0,
+            dur_ns=None if end is None else end - int(begin_ns),
+            exited=_int(end_kind) == PhaseEnd.EXIT,
+            n_tokens=_int(n_tokens),
+            n_marks=int(n_sampled) + int(n_logits),
+            is_warmup=bool(warmup) or bool(before_reset),
         )
 
 
@@ -149,15 +184,16 @@ class Timeline:
 def timelines(phases: pd.DataFrame) -> dict[int, Timeline]:
     """pid to the timeline of that process."""
     ordered = phases.sort_values(["begin_ns", "id"], kind="stable")
+    ids, begins_ns = ordered["id"].to_numpy(dtype=np.uint32), ordered["begin_ns"].to_numpy(dtype=np.int64)
+    overlapped = ordered["overlapped"].to_numpy(dtype=bool)
     result = {}
-    for pid, group in ordered.groupby("pid"):
-        if group["overlapped"].any():
-            begin_ns, phase = _newest_open(group)
+    for pid, own in groups(ordered["pid"].to_numpy(dtype=np.int64)):
+        if overlapped[own].any():
+            begin_ns, phase = _newest_open(ordered.iloc[own])
         else:
-            begin_ns = group["begin_ns"].to_numpy(dtype=np.int64, copy=True)
-            phase = group["id"].to_numpy(dtype=np.uint32)
+            begin_ns, phase = begins_ns[own], ids[own]
         begin_ns[0] = np.iinfo(np.int64).min
-        result[int(str(pid))] = Timeline(begin_ns, phase)
+        result[pid] = Timeline(begin_ns, phase)
     return result
 
 

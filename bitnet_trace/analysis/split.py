@@ -8,10 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bitnet_trace.analysis.phases import Timeline, timelines
+from bitnet_trace.analysis.phases import Timeline, groups, timelines
+from bitnet_trace.errors import TraceError
 
-# Parts that are held at a time: a damaged recording may claim that each event reaches over every phase.
+# Parts that are held at a time.
 _MAX_PARTS = 4_000_000
+# A thread waits for one thing at a time, and one that waits through many phases has no other events in them. A damaged
+# recording may claim that each event reaches over every phase: time and memory stay in proportion to the recording.
+_PARTS_AT_LEAST, _PARTS_PER_EVENT = 250_000, 16
 _LATEST_NS = np.uint64(1 << 62)
 
 Ints = npt.NDArray[np.int64]
@@ -36,6 +40,7 @@ class PhaseEdges:
         self._ids = unique["id"].to_numpy(dtype=np.uint32)
         self._pids = unique["pid"].to_numpy(dtype=np.int64)
         self._begin_ns = unique["begin_ns"].to_numpy(dtype=np.int64, copy=True)
+        self._parts_left = _PARTS_AT_LEAST
         # What began earlier than this is looked up; a phase with several segments has no one begin.
         for timeline in self._timelines.values():
             ids, counts = np.unique(timeline.phase, return_counts=True)
@@ -54,38 +59,71 @@ class PhaseEdges:
         """The parts of the intervals [end - length, end] per phase of process `pid`, some of them at a time.
 
         An interval that began in the phase of its record, `phase`, is that phase's alone: so does the kernel side
-        bill it, which knows only the phase at both ends.
+        bill it, which knows only the phase at both ends. Raises TraceError where there are more parts than any threads
+        can have had.
         """
-        for one in np.unique(pid):
-            timeline = self._timelines.get(int(one))
-            events = np.flatnonzero(pid == one)
+        gathered: list[Parts] = []
+        n_gathered = 0
+        for parts in self._split_by_process(end_ns, length_ns, phase, pid):
+            gathered.append(parts)
+            n_gathered += len(parts.event)
+            if n_gathered > _MAX_PARTS:
+                yield _joined(gathered)
+                gathered, n_gathered = [], 0
+        if gathered:
+            yield _joined(gathered)
+
+    def _split_by_process(
+        self, end_ns: Ints, length_ns: Ints, phase: npt.NDArray[np.uint32], pid: Ints
+    ) -> Iterator[Parts]:
+        for one, events in groups(pid):
+            timeline = self._timelines.get(one)
             if timeline is None:
                 yield Parts(events, phase[events], length_ns[events])
                 continue
-            yield from _split(timeline, events, end_ns[events], length_ns[events], phase[events])
+            yield from self._split(timeline, events, end_ns[events], length_ns[events], phase[events])
+
+    def expect(self, n_events: int) -> None:
+        """Durations of so many events more may be split."""
+        self._parts_left += _PARTS_PER_EVENT * n_events
+
+    def _split(
+        self,
+        timeline: Timeline,
+        events: npt.NDArray[np.intp],
+        end_ns: Ints,
+        length_ns: Ints,
+        phase: npt.NDArray[np.uint32],
+    ) -> Iterator[Parts]:
+        begin_ns = end_ns - length_ns
+        first = np.searchsorted(timeline.begin_ns, begin_ns, side="right") - 1
+        # An interval that ends at an edge has no part in what begins there.
+        last = np.maximum(np.searchsorted(timeline.begin_ns, end_ns, side="left") - 1, first)
+        whole = timeline.phase[first] == phase
+        yield Parts(events[whole], phase[whole], length_ns[whole])
+        rest = np.flatnonzero(~whole)
+        n_parts = (last - first)[rest] + 1
+        self._parts_left -= int(n_parts.sum())
+        if self._parts_left < 0:
+            raise TraceError(
+                "the recording is damaged: its waits reach over more phases than its threads can have seen",
+                "record again; the .arrows files can be read with pyarrow",
+            )
+        bounds = np.searchsorted(np.cumsum(n_parts), np.arange(_MAX_PARTS, n_parts.sum() + _MAX_PARTS, _MAX_PARTS))
+        segment_end_ns = timeline.end_ns
+        for chunk in np.split(rest, np.unique(bounds)):
+            n_parts = (last - first)[chunk] + 1
+            owner = np.repeat(chunk, n_parts)
+            nth = np.arange(len(owner)) - np.repeat(np.cumsum(n_parts) - n_parts, n_parts)
+            segment = first[owner] + nth
+            low = np.maximum(begin_ns[owner], timeline.begin_ns[segment])
+            high = np.minimum(end_ns[owner], segment_end_ns[segment])
+            yield Parts(events[owner], timeline.phase[segment], high - low)
 
 
-def _split(
-    timeline: Timeline, events: npt.NDArray[np.intp], end_ns: Ints, length_ns: Ints, phase: npt.NDArray[np.uint32]
-) -> Iterator[Parts]:
-    begin_ns = end_ns - length_ns
-    first = np.searchsorted(timeline.begin_ns, begin_ns, side="right") - 1
-    # An interval that ends at an edge has no part in what begins there.
-    last = np.maximum(np.searchsorted(timeline.begin_ns, end_ns, side="left") - 1, first)
-    whole = timeline.phase[first] == phase
-    yield Parts(events[whole], phase[whole], length_ns[whole])
-    rest = np.flatnonzero(~whole)
-    n_parts = (last - first)[rest] + 1
-    bounds = np.searchsorted(np.cumsum(n_parts), np.arange(_MAX_PARTS, n_parts.sum() + _MAX_PARTS, _MAX_PARTS))
-    segment_end_ns = timeline.end_ns
-    for chunk in np.split(rest, np.unique(bounds)):
-        n_parts = (last - first)[chunk] + 1
-        owner = np.repeat(chunk, n_parts)
-        nth = np.arange(len(owner)) - np.repeat(np.cumsum(n_parts) - n_parts, n_parts)
-        segment = first[owner] + nth
-        low = np.maximum(begin_ns[owner], timeline.begin_ns[segment])
-        high = np.minimum(end_ns[owner], segment_end_ns[segment])
-        yield Parts(events[owner], timeline.phase[segment], high - low)
+def _joined(parts: list[Parts]) -> Parts:
+    event, phase, ns = zip(*((one.event, one.phase, one.ns) for one in parts), strict=True)
+    return Parts(np.concatenate(event), np.concatenate(phase), np.concatenate(ns))
 
 
 def as_time(value: npt.NDArray[Any]) -> Ints:

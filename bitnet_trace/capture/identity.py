@@ -1,7 +1,9 @@
 """Whose program it is: under sudo the target runs as the user who called it, and the recording is theirs."""
 
+import contextlib
 import os
 import pwd
+import resource
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ class Identity:
     groups: tuple[int, ...]
     name: str
     home: str
+    shell: str = "/bin/sh"
 
     def assume(self) -> None:
         """Makes this process that user, for good. Only for a process that is about to exec or to serve that user."""
@@ -27,8 +30,16 @@ class Identity:
         os.setresuid(self.uid, self.uid, self.uid)
 
 
+_OF_SUDO = ("SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND", "SUDO_HOME", "SUDO_TTY")
+
 # what has no owner of its own: the overflow user of every Linux
 NOBODY = Identity(uid=65534, gid=65534, groups=(), name="nobody", home="/")
+
+
+def require_root() -> None:
+    """Raises TraceError."""
+    if os.geteuid() != 0:
+        raise TraceError("tracing needs root", "sudo bitnet-trace ... (the program itself still runs as you)")
 
 
 def calling_user(environment: Mapping[str, str], as_root: bool) -> Identity | None:
@@ -48,42 +59,85 @@ def calling_user(environment: Mapping[str, str], as_root: bool) -> Identity | No
             f"SUDO_UID={environment['SUDO_UID']!r} is no user of this machine", "call sudo again, or use --as-root"
         ) from None
     groups = tuple(os.getgrouplist(user.pw_name, user.pw_gid))
-    return Identity(uid, user.pw_gid, groups, user.pw_name, user.pw_dir)
+    return Identity(uid, user.pw_gid, groups, user.pw_name, user.pw_dir, user.pw_shell)
 
 
-def _caller_environment(uid: int) -> dict[str, str]:
-    """The environment of the nearest ancestor that is the user's own: what sudo was called from; {}: not readable."""
+@dataclass(frozen=True)
+class Caller:
+    """What sudo was called from, as sudo and PAM change it on the way to us. `umask` None: not known."""
+
+    environment: Mapping[str, str]
+    umask: int | None
+    limits: Mapping[int, tuple[int, int]]
+
+    def limit(self) -> None:
+        """Gives this process the caller's resource limits, as far as it may: in a container root may not raise them."""
+        for number, (soft, hard) in self.limits.items():
+            try:
+                resource.setrlimit(number, (soft, hard))
+            except (OSError, ValueError):
+                allowed = resource.getrlimit(number)[1]
+                with contextlib.suppress(OSError, ValueError):
+                    resource.setrlimit(number, (_lower(soft, allowed), _lower(hard, allowed)))
+
+
+NO_CALLER = Caller({}, None, {})
+
+
+def caller(user: Identity | None) -> Caller:
+    """The nearest ancestor that is the user's own: the shell that sudo was called from.
+
+    NO_CALLER without a user, and where there is no such process: a shell that replaced itself by sudo (`su -c 'sudo
+    ...'`). Then the target has what sudo gave to us.
+    """
+    if user is None:
+        return NO_CALLER
     pid = os.getppid()
     while pid > 1:
         folder = Path(f"/proc/{pid}")
         try:
-            if folder.stat().st_uid == uid:
+            status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+            if set(status["Uid"].split()) == {str(user.uid)}:
                 pairs = (folder / "environ").read_bytes().split(b"\0")
-                return dict(os.fsdecode(pair).split("=", 1) for pair in pairs if b"=" in pair)
-            status = (folder / "status").read_text()
-            pid = int(status.split("PPid:", 1)[1].split(None, 1)[0])
-        except (OSError, ValueError, IndexError):
+                environment = dict(os.fsdecode(pair).split("=", 1) for pair in pairs if b"=" in pair)
+                return Caller(environment, int(status["Umask"], 8), _limits((folder / "limits").read_text()))
+            pid = int(status["PPid"])
+        except (OSError, ValueError, KeyError):
             break
-    return {}
+    return NO_CALLER
+
+
+def _limits(text: str) -> dict[int, tuple[int, int]]:
+    """Of /proc/PID/limits, which is in the order of their numbers: prlimit(2) asks for more rights."""
+    found = {}
+    for number, line in enumerate(text.splitlines()[1:]):
+        soft, hard = (resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in line[25:].split()[:2])
+        found[number] = (soft, hard)
+    return found
+
+
+def _lower(one: int, other: int) -> int:
+    """The lower of two limits."""
+    return min(one, other, key=lambda limit: float("inf") if limit == resource.RLIM_INFINITY else limit)
 
 
 def target_environment(
-    environment: Mapping[str, str], identity: Identity | None, extra: Mapping[str, str]
+    environment: Mapping[str, str], user: Identity | None, called_from: Caller, extra: Mapping[str, str]
 ) -> dict[str, str]:
     """What the target's environment is: ours, with the user's own home, name and search path in place of root's.
 
     `extra` (--env K=V) comes last.
     """
     result = dict(environment)
-    if identity is not None:
-        for name in ("SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND"):
+    if user is not None:
+        for name in _OF_SUDO:
             result.pop(name, None)
-        result.update(HOME=identity.home, USER=identity.name, LOGNAME=identity.name, MAIL=f"/var/mail/{identity.name}")
-        # sudo's secure_path hides the user's own; what was in the caller's shell is put behind it
-        own = _caller_environment(identity.uid).get("PATH", "")
-        known = result.get("PATH", os.defpath).split(os.pathsep)
-        added = [folder for folder in own.split(os.pathsep) if folder and folder not in known]
-        result["PATH"] = os.pathsep.join([*known, *added])
+        result.update(HOME=user.home, USER=user.name, LOGNAME=user.name, MAIL=f"/var/mail/{user.name}")
+        result.update(SHELL=called_from.environment.get("SHELL", user.shell))
+        # the user's own comes first, as without sudo; what sudo's secure_path has besides is found too
+        paths = [called_from.environment.get("PATH", ""), result.get("PATH", os.defpath)]
+        folders = [folder for path in paths for folder in path.split(os.pathsep) if folder]
+        result["PATH"] = os.pathsep.join(dict.fromkeys(folders))
     result.update(extra)
     return result
 

@@ -81,10 +81,10 @@ def trace(command: Sequence[str], options: Options) -> Result:
     """
     started_ns = time.monotonic_ns()
     host.require_supported()
-    if os.geteuid() != 0:
-        raise TraceError("tracing needs root", "sudo bitnet-trace ... (the program itself still runs as you)")
+    identity.require_root()
     user = identity.calling_user(os.environ, options.as_root)
-    environment = identity.target_environment(os.environ, user, options.environment)
+    called_from = identity.caller(user)
+    environment = identity.target_environment(os.environ, user, called_from, options.environment)
     program = identity.find_program(command[0], environment)
     folder = options.output or default_output(program)
     if os.path.lexists(folder) and not options.force:
@@ -95,7 +95,7 @@ def trace(command: Sequence[str], options: Options) -> Result:
         folder_ready, folder_made = socket.socketpair()
         copy = output.start(folder_ready, user, signals.before) if options.keep_output else None
         target_ends = copy.target_ends if copy else None
-        launch = target.Launch(program, command, environment, user, signals.before, target_ends)
+        launch = target.Launch(program, command, environment, user, called_from, signals.before, target_ends)
         child = target.start(launch, folder_made.fileno())
         folder_ready.close()
         if copy:

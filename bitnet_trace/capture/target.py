@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from bitnet_trace.capture.identity import Identity
+from bitnet_trace.capture.identity import Caller, Identity
 from bitnet_trace.errors import TraceError
 
 _GO = b"g"
@@ -45,12 +45,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Launch:
-    """What is to run. `output`: descriptors that become its stdout and stderr, None leaves ours; `mask`: of signals."""
+    """What is to run.
+
+    `caller`: whose umask and limits it has; `mask`: of signals; `output`: descriptors that become its stdout and
+    stderr, None leaves ours.
+    """
 
     program: str
     arguments: Sequence[str]
     environment: Mapping[str, str]
     identity: Identity | None
+    caller: Caller
     mask: set[signal.Signals]
     output: tuple[int, int] | None
 
@@ -86,6 +91,9 @@ def _exec(launch: Launch, go: int, failure: int) -> NoReturn:
         if launch.output is not None:
             os.dup2(launch.output[0], 1)
             os.dup2(launch.output[1], 2)
+        launch.caller.limit()
+        if launch.caller.umask is not None:
+            os.umask(launch.caller.umask)
         if launch.identity is not None:
             launch.identity.assume()
         if os.read(go, 1) != _GO:

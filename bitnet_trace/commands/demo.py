@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from bitnet_trace.capture.identity import Identity, calling_user
+from bitnet_trace.capture.identity import Identity, calling_user, require_root
 from bitnet_trace.errors import TraceError
 
 PROMPT_TOKENS = 32
@@ -20,20 +21,20 @@ def make_model(size: str, identity: Identity | None) -> Path:
     A process of its own: root never writes below a user's home, and the model's library stays out of the tracer.
     """
     command = [sys.executable, "-I", "-m", "bitnet_trace.demo.model", size]
-    if identity is None:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    else:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            user=identity.uid,
-            group=identity.gid,
-            extra_groups=list(identity.groups),
-            cwd="/",
-            env={"HOME": identity.home, "PATH": os.defpath},
-        )
+    as_user: dict[str, Any] = {}
+    if identity is not None:
+        as_user = {"user": identity.uid, "group": identity.gid, "extra_groups": list(identity.groups), "cwd": "/"}
+        as_user["env"] = {"HOME": identity.home, "PATH": os.defpath}
+    unreadable = TraceError(
+        f"{identity.name if identity else 'this user'} cannot read {sys.executable} or {Path(__file__).parents[1]}",
+        "install bitnet-trace where that user can read it: the demo's program runs as that user",
+    )
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **as_user)
+    except PermissionError:
+        raise unreadable from None
+    if "No module named 'bitnet_trace" in done.stderr:
+        raise unreadable
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["the demo's model cannot be written"])[-1]
         raise TraceError(reason, "the cache is below XDG_CACHE_HOME or ~/.cache: it needs 60 MB of room")
@@ -83,6 +84,7 @@ def demo(
         raise TraceError("the demo's engine is not installed", f"{sys.executable} -m pip install xllamacpp")
     from bitnet_trace.capture.session import Options, trace
 
+    require_root()
     model = make_model(size, calling_user(os.environ, as_root=False))
     command = decode_command(model, tokens, threads)
     click.echo(f"tracing: {' '.join(command)}", err=True)

@@ -273,25 +273,25 @@ def _leftover(value: str | None) -> Iterator[Check]:
 
 
 def print_table(results: list[Check]) -> None:
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    from bitnet_trace.render.console import console
+
+    screen = console()
     table = Table(box=None, pad_edge=False)
     for title in ("", "check", "found", "for"):
         table.add_column(title, overflow="fold")
     for check in results:
         mark, style = _MARKS[check.state]
-        table.add_row(f"[{style}]{mark}[/]", check.name, check.found, check.purpose)
-    console.print(table)
+        table.add_row(f"[{style}]{mark}[/]", check.name, escape(check.found), check.purpose)
+    screen.print(table)
     for state in ("problem", "warning"):
         for check in results:
             if check.state == state and check.fix:
                 mark, style = _MARKS[state]
-                console.print(f"\n[{style}]{mark}[/] {check.name}: {check.found}")
-                console.print(f"    {check.fix}", markup=False, soft_wrap=True)
+                screen.print(f"\n[{style}]{mark}[/] {check.name}: {escape(check.found)}")
+                screen.print(f"    {check.fix}", markup=False, soft_wrap=True)
 
 
 @click.command()

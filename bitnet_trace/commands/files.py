@@ -14,6 +14,8 @@ def refuse_existing(path: Path | None, force: bool) -> None:
 
 def write_new(path: Path, text: str, force: bool) -> None:
     """Writes a new file beside `path` and renames it, so that no reader sees a part and no link is followed."""
+    if os.path.lexists(path) and not (path.is_symlink() or path.is_file()):
+        raise TraceError(f"{path} is not a regular file, so --force does not replace it", "use > to write to it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from bitnet_trace.engines.libraries import linked_files, open_binary
 from bitnet_trace.engines.probes import Location, ProbeSet, load_probe_sets, pt_regs_fields
 from bitnet_trace.engines.resolve import Probe, Resolution, resolve
 from bitnet_trace.errors import TraceError
+from bitnet_trace.printable import printable
+from bitnet_trace.render.console import console
 
-_PIPE_WIDTH = 160
 _COSTS = (
     "Cost of one hit: nop 0.2 µs (Linux 6.18 or newer), emulated 0.4 to 1 µs, single-step 1 to 3 µs on bare metal and "
     "up to 20 µs in a virtual machine."
@@ -47,12 +47,12 @@ def probes(binary: str | None, as_json: bool) -> None:
       bitnet-trace probes llama-server --json | jq '.files[].probes[].symbol'
     """
     sets = load_probe_sets()
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    screen = console()
     if binary is None:
         if as_json:
             click.echo(json.dumps({"sets": [asdict(one) for one in sets]}, indent=2))
         else:
-            _print_sets(console, sets)
+            _print_sets(screen, sets)
         return
     linked = linked_files(_find_binary(binary))
     resolved: list[tuple[Path, Resolution]] = []
@@ -62,10 +62,12 @@ def probes(binary: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_json(binary, resolved, linked.not_found), indent=2))
     else:
-        _print_resolved(console, binary, resolved, linked.not_found)
+        _print_resolved(screen, binary, resolved, linked.not_found)
 
 
 def _find_binary(binary: str) -> Path:
+    if not binary:
+        raise TraceError("the name of the file is empty", "give a path, or a program that is in PATH")
     path = Path(binary)
     if not path.exists() and "/" not in binary:
         path = Path(shutil.which(binary) or binary)
@@ -99,26 +101,28 @@ def _as_json(binary: str, resolved: list[tuple[Path, Resolution]], not_found: tu
 
 
 def _print_resolved(
-    console: Console, binary: str, resolved: list[tuple[Path, Resolution]], not_found: tuple[str, ...]
+    screen: Console, binary: str, resolved: list[tuple[Path, Resolution]], not_found: tuple[str, ...]
 ) -> None:
     resolutions = [resolution for _, resolution in resolved]
     engine = engine_of(resolutions)
-    console.print(f"[bold]{escape(binary)}[/]: {engine or 'no engine recognised'}")
+    screen.print(f"[bold]{escape(printable(binary))}[/]: {engine or 'no engine recognised'}")
     for path, resolution in resolved:
         if resolution.probes:
-            console.print(_probe_table(path, resolution.probes))
+            screen.print(_probe_table(path, resolution.probes))
     for _, resolution in resolved:
         for role, text in resolution.doubts:
-            console.print(f"{role}: {escape(text)}; the call may be seen to end only at the next one")
+            screen.print(f"{role}: {escape(text)}; the call may be seen to end only at the next one")
     for role, reason in missing_roles(resolutions):
-        console.print(f"[yellow]not probed[/]  {role}: {escape(reason)}")
+        screen.print(f"[yellow]not probed[/]  {role}: {escape(reason)}")
     for name in not_found:
-        console.print(f"[yellow]not found[/]   {escape(name)} (set LD_LIBRARY_PATH as the program has it)")
-    console.print(_NO_ENGINE if engine is None else _COSTS)
+        screen.print(f"[yellow]not found[/]   {escape(printable(name))} (set LD_LIBRARY_PATH as the program has it)")
+    screen.print(_NO_ENGINE if engine is None else _COSTS)
 
 
 def _probe_table(path: Path, rows: list[Probe]) -> Table:
-    table = Table(title=escape(str(path)), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title=escape(printable(str(path))), title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
     for column in ("role", "at", "function", "file offset", "instruction", "cost", "reads"):
         table.add_column(column, justify="right" if column == "file offset" else "left", overflow="fold")
     for probe in rows:
@@ -126,7 +130,7 @@ def _probe_table(path: Path, rows: list[Probe]) -> Table:
         table.add_row(
             probe.role,
             probe.action,
-            escape(function),
+            escape(printable(function)),
             f"{probe.file_offset:#x}",
             escape(probe.instruction),
             probe.cost_class,
@@ -146,10 +150,10 @@ def _place(place: Location) -> str:
     return register if place.kind == "register" else f"u32 at {register}+{place.offset}"
 
 
-def _print_sets(console: Console, sets: tuple[ProbeSet, ...]) -> None:
+def _print_sets(screen: Console, sets: tuple[ProbeSet, ...]) -> None:
     for one in sets:
         extends = f", and what {one.extends}.toml has besides" if one.extends else ""
-        console.print(f"[bold]{one.engine or one.name}[/] (probes/{one.name}.toml{extends})")
+        screen.print(f"[bold]{one.engine or one.name}[/] (probes/{one.name}.toml{extends})")
         table = Table(box=None, pad_edge=False)
         for column in ("role", "action", "functions, in order of preference"):
             table.add_column(column, overflow="fold")
@@ -159,5 +163,5 @@ def _print_sets(console: Console, sets: tuple[ProbeSet, ...]) -> None:
                 choices = dict.fromkeys(", ".join(alternative.symbols) for alternative in role.alternatives)
                 table.add_row(role.role, role.action, escape(" | ".join(choices)))
         if table.row_count:
-            console.print(table)
-        console.print()
+            screen.print(table)
+        screen.print()

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,11 +85,16 @@ def linked_files(
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """The file, opened for reading. Raises TraceError."""
+    """The regular file, opened for reading. Raises TraceError."""
     try:
-        return path.open("rb")
+        # a FIFO is not waited for
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     except OSError as error:
         raise TraceError(f"cannot open {path}: {error.strerror}", "check the path and its permissions") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise TraceError(f"{path} is not a regular file", "give a program or a shared library (.so)")
+    return file
 
 
 def _find(name: str, folders: list[str], links_of: Callable[[Path], Links]) -> Path | None:

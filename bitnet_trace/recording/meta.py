@@ -8,7 +8,7 @@ from typing import Any
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.schema import META_NAME, SCHEMA_VERSION
 
-_SIZE_LIMIT_BYTES = 64 << 20
+_SIZE_LIMIT_BYTES = 8 << 20  # 500 times the usual; as Python objects it takes up to 30 times that
 _MAX_DEPTH = 32
 
 _TYPES: dict[str, type] = {
@@ -27,6 +27,7 @@ _TYPES: dict[str, type] = {
     "cost": dict,
     "received": dict,
     "rows": dict,
+    "crc32": dict,
     "timings_reported": list,
     "warnings": list,
     "io_uring_opcodes": list,

@@ -6,6 +6,7 @@ take back. Nothing in a file is trusted: schema and every batch are checked befo
 
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bitnet_trace.errors import TraceError
+from bitnet_trace.recording.flatbuffer import is_compressed
 from bitnet_trace.recording.layout import EVENT_DTYPE
-from bitnet_trace.recording.meta import load_meta
-from bitnet_trace.recording.schema import NULLABLE, SCHEMAS, STREAM_SUFFIX
+from bitnet_trace.recording.meta import count, load_meta
+from bitnet_trace.recording.schema import NULLABLE, SCHEMAS, STREAM_SUFFIX, TIMES
 
 _PANDAS_TYPES = {
     pa.uint32(): pd.Int64Dtype(),
@@ -29,6 +32,10 @@ _PANDAS_TYPES = {
     pa.bool_(): pd.BooleanDtype(),
 }
 _DAMAGE = (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError)
+# Of CLOCK_MONOTONIC: 146 years. Sums and differences of such times are in the range of int64.
+_LATEST_NS = 1 << 62
+# Each has a phase at least. What is done once for each stays within seconds.
+_MAX_PROCESSES = 1 << 15
 
 
 @dataclass
@@ -129,13 +136,11 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     batches: dict[str, list[pa.RecordBatch]] = {}
     for name in SCHEMAS:
         batches[name], damage = _read_stream(folder / (name + STREAM_SUFFIX), name)
-        stored = meta.get("rows", {}).get(name)
-        n_rows = sum(batch.num_rows for batch in batches[name])
-        if damage is None and complete and isinstance(stored, int) and n_rows < stored:
-            damage = f"{name}{STREAM_SUFFIX} holds {n_rows} of {stored} rows"
+        damage = damage or (_difference(folder, name, batches[name], meta) if complete else None)
         if damage is not None:
             warnings.append(damage)
             complete = False
+    _check_processes(folder, batches["phases"])
     return Recording(folder, meta, complete, warnings, batches)
 
 
@@ -154,29 +159,75 @@ def _read_stream(path: Path, name: str) -> tuple[list[pa.RecordBatch], str | Non
         return [], cut
     batches: list[pa.RecordBatch] = []
     try:
-        reader = pa.ipc.open_stream(pa.memory_map(str(path)))
+        messages = pa.ipc.MessageReader.open_stream(pa.memory_map(str(path)))
+        schema = pa.ipc.read_schema(messages.read_next_message())
     except PermissionError as error:
         raise TraceError(f"cannot read {path}: {error.strerror}", "check who owns it") from None
-    except _DAMAGE:
-        return [], cut
-    try:
-        schema = reader.schema
-    except _DAMAGE:
+    except (*_DAMAGE, StopIteration):
         return [], cut
     _check_schema(path, schema, name)
     while True:
         try:
-            batch = reader.read_next_batch()
-            batch.validate(full=True)
+            batches.append(_checked(messages.read_next_message(), schema, name))
         except StopIteration:
             return batches, None
         except _DAMAGE:
             return batches, cut
-        columns = {field.name: batch.column(field.name) for field in SCHEMAS[name]}
-        if any(column.null_count for key, column in columns.items() if key not in NULLABLE[name]):
-            return batches, cut
-        # Other columns, and what the file says beside a column's type, are left behind here.
-        batches.append(pa.RecordBatch.from_arrays(list(columns.values()), schema=SCHEMAS[name]))
+
+
+def _checked(message: pa.ipc.Message, schema: pa.Schema, name: str) -> pa.RecordBatch:
+    """The batch of one message, with the columns of our own schema only. Raises ValueError or what pyarrow raises.
+
+    What the writer never makes is damage: dictionaries, compression, buffers that share bytes (a small file could
+    become a large table by any of them), nulls and times where none can be.
+    """
+    if message.type != "record batch" or is_compressed(memoryview(message.metadata)):
+        raise ValueError("no plain record batch")
+    batch = pa.ipc.read_record_batch(message, schema)
+    batch.validate(full=True)
+    columns = [batch.column(field.name) for field in SCHEMAS[name]]
+    if sum(buffer.size for column in columns for buffer in column.buffers() if buffer) > message.body.size:
+        raise ValueError("buffers share bytes")
+    for key, column in zip(SCHEMAS[name].names, columns, strict=True):
+        if column.null_count and key not in NULLABLE[name]:
+            raise ValueError("a null where none may be")
+        if key in TIMES[name] and column.null_count < len(column):
+            bounds = pc.min_max(column)
+            if bounds["min"].as_py() < 0 or bounds["max"].as_py() > _LATEST_NS:
+                raise ValueError("no time")
+    # Other columns, and what the file says beside a column's type, are left behind here.
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name])
+
+
+def _difference(folder: Path, name: str, batches: list[pa.RecordBatch], meta: dict[str, Any]) -> str | None:
+    """In what the stream of a whole recording is not what was written; None: in nothing that can be told."""
+    file_name = name + STREAM_SUFFIX
+    stored = count(meta["rows"].get(name, 0)) if "rows" in meta else None
+    n_rows = sum(batch.num_rows for batch in batches)
+    if stored is not None and n_rows != stored:
+        return f"{file_name} holds {n_rows} of {stored} rows"
+    checksum = count(meta.get("crc32", {}).get(name))
+    if checksum is not None and _crc32(folder / file_name) != checksum:
+        return f"{file_name} is not as it was written: some of its values are wrong"
+    return None
+
+
+def _crc32(path: Path) -> int | None:
+    """None: it cannot be read."""
+    checksum = 0
+    try:
+        with path.open("rb") as file:
+            while data := file.read(1 << 20):
+                checksum = zlib.crc32(data, checksum)
+    except OSError:
+        return None
+    return checksum
+
+
+def _check_processes(folder: Path, phases: list[pa.RecordBatch]) -> None:
+    pids = [batch.column("pid").to_numpy() for batch in phases]
+    if pids and len(np.unique(np.concatenate(pids))) > _MAX_PROCESSES:
+        raise TraceError(f"{folder} is damaged: its phases are of more than {_MAX_PROCESSES} processes", "record again")
 
 
 def _check_schema(path: Path, schema: pa.Schema, name: str) -> None:

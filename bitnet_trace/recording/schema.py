@@ -153,3 +153,13 @@ NULLABLE = {
     "stacks": frozenset[str](),
     "symbols": frozenset({"module", "function", "inlined", "spins"}),
 }
+
+# Fields that are moments of CLOCK_MONOTONIC.
+TIMES = {
+    "events": frozenset({"ts_ns"}),
+    "counters": frozenset[str](),
+    "phases": frozenset({"begin_ns", "end_ns"}),
+    "threads": frozenset({"start_ns", "end_ns"}),
+    "maps": frozenset({"ts_ns"}),
+    "taskstats": frozenset[str](),
+}

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import stat
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -137,8 +138,9 @@ class Writer:
             for stream in self._streams.values():
                 stream.close()
             rows = {name: stream.n_rows for name, stream in self._streams.items()}
+            checksums = {name: stream.checksum for name, stream in self._streams.items()}
             failed = cut_short or any(stream.failure for stream in self._streams.values())
-            self.update_meta(exit_status=exit_status, rows=rows, complete=not failed)
+            self.update_meta(exit_status=exit_status, rows=rows, crc32=checksums, complete=not failed)
         finally:
             self._release()
 
@@ -203,6 +205,7 @@ class _Stream:
         self._size = 0
         self._schema = schema
         self.n_rows = 0
+        self.checksum = 0
         self.failure: TraceError | None = None
 
     def append(self, batch: pa.RecordBatch) -> None:
@@ -233,6 +236,7 @@ class _Stream:
                 os.ftruncate(self._descriptor, self._size)
             raise
         self._size += len(memoryview(data))
+        self.checksum = zlib.crc32(data, self.checksum)
 
 
 def _write_all(descriptor: int, data: Any) -> None:

@@ -6,7 +6,8 @@ from html import escape
 from zlib import crc32
 
 from bitnet_trace.analysis.stacks import Stacks
-from bitnet_trace.render.format import duration, percent, printable
+from bitnet_trace.printable import printable
+from bitnet_trace.render.format import duration, percent
 
 _WIDTH, _ROW, _LEAST = 1200.0, 18, 0.4
 _LETTER = 6.6

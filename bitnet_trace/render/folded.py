@@ -1,7 +1,7 @@
 """Stacks as lines `frame;frame;frame WEIGHT`: what flame-graph programs read."""
 
 from bitnet_trace.analysis.stacks import Stacks
-from bitnet_trace.render.format import printable
+from bitnet_trace.printable import printable
 
 
 def render(stacks: Stacks) -> str:

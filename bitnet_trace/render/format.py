@@ -5,8 +5,10 @@ from typing import Any
 import pandas as pd
 
 from bitnet_trace.columns import Column
+from bitnet_trace.printable import printable
 
 MISSING = "-"
+_TEXT_LIMIT = 200
 _DURATIONS = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "µs"), (1, "ns"))
 _SIZES = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 
@@ -25,7 +27,7 @@ def cell(value: Any, column: Column) -> str:
         return f"{three_digits(float(value))} tok/s"
     if column.format == "pct":
         return percent(float(value))
-    return printable(str(value))
+    return printable(str(value), _TEXT_LIMIT)
 
 
 def duration(ns: int) -> str:
@@ -52,18 +54,6 @@ def three_digits(value: float) -> str:
     """At least three significant digits, and no fraction from 100 on."""
     magnitude = abs(value)
     return f"{value:.2f}" if magnitude < 9.995 else f"{value:.1f}" if magnitude < 99.95 else f"{value:,.0f}"
-
-
-def printable(text: str, limit: int | None = None) -> str:
-    """`text` on one line, harmless to a terminal: controls as \\xNN, and no more than `limit` characters of it."""
-    if limit is not None and len(text) > limit:
-        text = text[: limit - 1] + "…"
-    return "".join(one if one.isprintable() else _escape(one) for one in text)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
 def _scaled(value: int, units: tuple[tuple[int, str], ...]) -> str:

@@ -23,12 +23,14 @@ from bitnet_trace.columns import (
     Column,
     by_key,
 )
-from bitnet_trace.render.format import MISSING, amount, cell, duration, percent, printable, three_digits
+from bitnet_trace.printable import printable
+from bitnet_trace.render.format import MISSING, amount, cell, duration, percent, three_digits
 
 MAX_THREADS = 12
 MAX_CALLS = 5
 MAX_WAITS = 8
-_COMMAND_LIMIT = 400
+MAX_WARNINGS = 40
+_COMMAND_LIMIT, _LINE_LIMIT = 400, 1000
 _THREAD_COLUMNS = (
     "cpu_ns",
     "cpu_system_ns",
@@ -230,7 +232,7 @@ def health_line(report: Report) -> str:
     """Events, losses, coverage and cost in a line."""
     state = report.health
     lost = MISSING if state["lost"] is None else amount(state["lost"])
-    parts = ", ".join(f"{printable(name)} {amount(n)}" for name, n in state["lost_by"].items())
+    parts = printable(", ".join(f"{name} {amount(n)}" for name, n in state["lost_by"].items()), _LINE_LIMIT)
     coverage = MISSING if state["coverage_pct"] is None else f"{state['coverage_pct']:.2f} %"
     overhead = state["overhead_pct_estimate"]
     return (
@@ -244,12 +246,14 @@ def warnings(report: Report) -> list[str]:
     state = report.health
     lines = [printable(line, 300) for line in state["warnings"]]
     if state["never_hit"]:
-        lines.append(f"attached, never hit: {', '.join(printable(role) for role in state['never_hit'])}")
+        lines.append(printable(f"attached, never hit: {', '.join(state['never_hit'])}", _LINE_LIMIT))
     for probe in state["probes"]:
         if probe["attached"] is False:
             reason = probe["reason"]
             why = "" if reason is None else f": {printable(str(reason), 200)}"
             lines.append(f"not attached: {printable(str(probe['name']), 80)}{why}")
+    if len(lines) > MAX_WARNINGS:
+        lines[MAX_WARNINGS:] = [f"and {amount(len(lines) - MAX_WARNINGS)} more: --format json has them"]
     return lines
 
 

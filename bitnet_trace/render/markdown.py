@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 
 from bitnet_trace.analysis.report import Report
+from bitnet_trace.printable import printable
 from bitnet_trace.render import grids, profile_grids
-from bitnet_trace.render.format import printable
 from bitnet_trace.render.grids import Grid
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&])")

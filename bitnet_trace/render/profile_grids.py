@@ -2,7 +2,8 @@
 
 from bitnet_trace.analysis.profile import COMPLETE_ENOUGH_PCT, SPIN_ROLE, Profile
 from bitnet_trace.columns import FUNCTIONS, SPIN, Column, by_key
-from bitnet_trace.render.format import MISSING, amount, cell, percent, printable
+from bitnet_trace.printable import printable
+from bitnet_trace.render.format import MISSING, amount, cell, percent
 from bitnet_trace.render.grids import Grid, rows_of
 
 MAX_FUNCTIONS = 20

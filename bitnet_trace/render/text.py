@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bitnet_trace.analysis.report import Report
+from bitnet_trace.printable import printable
 from bitnet_trace.render import grids, profile_grids
-from bitnet_trace.render.format import printable
 from bitnet_trace.render.grids import Grid
 
 _MIN_WIDTH = 40

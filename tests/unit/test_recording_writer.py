@@ -28,7 +28,7 @@ def batch(n, first=0):
 def test_everything_written_is_read_back(tmp_path):
     writer = Writer(tmp_path / "a.btrace", {"command": ["x", "y"], "start_ns": 3})
     stream = events(
-        event(Kind.FAULT, 2**64 - 1, 2**32 - 1, 2**32 - 1, 2**32 - 1, 2**64 - 1, 2**64 - 1, cpu=2**16 - 1),
+        event(Kind.FAULT, 2**62, 2**32 - 1, 2**32 - 1, 2**32 - 1, 2**64 - 1, 2**64 - 1, cpu=2**16 - 1),
         event(Kind.READ, 5, 1, 7, arg1=2**64 - 2),
     )
     counters = np.zeros(2, dtype=COUNTER_DTYPE)
