@@ -56,6 +56,7 @@ class Debuggers:
                 if pid == int(event["tid"]):
                     self._waiting.discard(pid)
                     self._done.pop(pid, None)
+                    self._tracers.pop(pid, None)
             elif self.holder.holds(pid):
                 continue
             elif pid not in self._done or (kind == TaskKind.EXEC and ts_ns > self._done[pid]):

@@ -81,8 +81,8 @@ class Holder:
 
     `look_at(pid)` is called while a process stands still after an exec or a change of its link map; it returns True
     when nothing more is to be placed in that process, which is let go then. `look_ahead(pid)` is called while a
-    process stands still that is going to debug, or to be debugged, and is let go for that. `tell(pid, how)` is told how
-    processes are held from now on. `held_ns` is how long processes stood still for it, `stops` how often threads did.
+    process stands still that is about to debug another, or to be debugged. `tell(pid, how)` is told how processes are
+    held from now on. `held_ns` is how long processes stood still for it, `stops` how often threads did.
     """
 
     def __init__(
