@@ -26,7 +26,8 @@ def health(meta: dict[str, Any], n_stored: int, complete: bool, warnings: list[s
         "events": received,
         "lost": lost,
         "lost_by": lost_by,
-        "coverage_pct": None if lost is None or not of_all else round(100 * received / of_all, 3),
+        # rounded down: 100 is only said when nothing was lost
+        "coverage_pct": None if lost is None or not of_all else 10_000 * received // of_all / 100,
         "complete": complete,
         "probes": probes,
         "never_hit": never_hit(probes),

@@ -100,7 +100,6 @@ class Run:
         assert done.returncode == 0, done.stderr
         self.last_words = done.stderr
         self.meta = json.loads((self.folder / "meta.json").read_text())
-
         self.report = build_report(open_recording(self.folder))
 
 
@@ -134,7 +133,7 @@ def test_a_loss_is_told(name, detail, lossy):
 
     health = json.loads(json_report.render(run.report))["health"]
     assert (health["lost"], health["lost_by"], health["events"]) == (lost, lost_by, received)
-    assert health["coverage_pct"] == pytest.approx(coverage, abs=0.001)
+    assert health["coverage_pct"] == pytest.approx(coverage, abs=0.01)
     assert health["coverage_pct"] < 100
     shown = f"coverage {health['coverage_pct']:.2f} %"
     assert f"{lost:,} lost, {shown}" in run.last_words
