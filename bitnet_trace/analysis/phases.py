@@ -17,7 +17,7 @@ UNKNOWN = "unknown"
 # that is joined); a longer one is a server that waits for requests.
 IDLE_MIN_NS = 1_000_000_000
 
-_FOREVER = np.iinfo(np.int64).max
+_FOREVER = int(np.iinfo(np.int64).max)
 
 
 def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
@@ -185,11 +185,12 @@ def timelines(phases: pd.DataFrame) -> dict[int, Timeline]:
     """pid to the timeline of that process."""
     ordered = phases.sort_values(["begin_ns", "id"], kind="stable")
     ids, begins_ns = ordered["id"].to_numpy(dtype=np.uint32), ordered["begin_ns"].to_numpy(dtype=np.int64)
+    ends_ns: npt.NDArray[np.int64] = ordered["end_ns"].fillna(_FOREVER).to_numpy(dtype=np.int64)
     overlapped = ordered["overlapped"].to_numpy(dtype=bool)
     result = {}
     for pid, own in groups(ordered["pid"].to_numpy(dtype=np.int64)):
         if overlapped[own].any():
-            begin_ns, phase = _newest_open(ordered.iloc[own])
+            begin_ns, phase = _newest_open(ids[own], begins_ns[own], ends_ns[own])
         else:
             begin_ns, phase = begins_ns[own], ids[own]
         begin_ns[0] = np.iinfo(np.int64).min
@@ -197,19 +198,21 @@ def timelines(phases: pd.DataFrame) -> dict[int, Timeline]:
     return result
 
 
-def _newest_open(group: pd.DataFrame) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
-    segments = list(_segments(group))
-    begin_ns = np.array([begin for begin, _ in segments], dtype=np.int64)
-    return begin_ns, np.array([phase for _, phase in segments], dtype=np.uint32)
+def _newest_open(
+    ids: npt.NDArray[np.uint32], begin_ns: npt.NDArray[np.int64], end_ns: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+    segments = list(_segments(ids.tolist(), begin_ns.tolist(), end_ns.tolist()))
+    edges_ns = np.array([begin for begin, _ in segments], dtype=np.int64)
+    return edges_ns, np.array([phase for _, phase in segments], dtype=np.uint32)
 
 
-def _segments(group: pd.DataFrame) -> Iterator[tuple[int, int]]:
+def _segments(ids: list[int], begins_ns: list[int], ends_ns: list[int]) -> Iterator[tuple[int, int]]:
     """(begin, phase) whenever the newest open phase of the process becomes another one."""
     edges: list[tuple[int, int, int]] = []
-    for phase, begin_ns, end_ns in zip(group["id"], group["begin_ns"], group["end_ns"], strict=True):
-        edges.append((int(begin_ns), 1, int(phase)))
-        if not pd.isna(end_ns):
-            edges.append((max(int(end_ns), int(begin_ns)), 0, int(phase)))
+    for phase, begin_ns, end_ns in zip(ids, begins_ns, ends_ns, strict=True):
+        edges.append((begin_ns, 1, phase))
+        if end_ns != _FOREVER:
+            edges.append((max(end_ns, begin_ns), 0, phase))
     edges.sort()
     open_phases: dict[int, None] = {}
     current = None

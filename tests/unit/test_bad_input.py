@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -47,7 +48,7 @@ def recording(tmp_path_factory):
 
 
 def changed(**at):
-    data = bytearray(open(TRUE, "rb").read())
+    data = bytearray(Path(TRUE).read_bytes())
     for place, value in at.items():
         data[int(place[1:])] = value
     return bytes(data)
