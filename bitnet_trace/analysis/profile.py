@@ -44,16 +44,18 @@ def profile(recording: Recording, phases: pd.DataFrame) -> Profile | None:
         return None
     frames = frames_of(recording)
     leaves = frames[frames["level"] == 0].drop_duplicates("stack").set_index("stack")
-    names = pd.Series(phases["name"].to_numpy(), index=phases["id"].to_numpy(dtype=np.int64))
+    names = dict(zip(phases["id"].astype(int), phases["name"].astype(str), strict=True))
     table = pd.DataFrame(
         {
             "stack": samples["stack"].to_numpy(dtype=np.int64),
             "tid": samples["tid"].to_numpy(dtype=np.int64),
-            "phase": samples["phase"].map(names[~names.index.duplicated()]).fillna("unknown").to_numpy(dtype=object),
+            "phase": np.array([names.get(int(phase), "unknown") for phase in samples["phase"]], dtype=object),
         }
     )
     table = table.join(leaves[["module", "function", "role", "explain", "spins"]], on="stack")
-    table[["module", "function"]] = table[["module", "function"]].fillna("[unknown]")
+    table["spins"] = table["spins"].eq(True)  # a damaged recording may lack the stack
+    for column in ("module", "function"):
+        table[column] = table[column].astype(object).where(table[column].notna(), "[unknown]")
     complete = _complete(frames)
     complete_pct = 100 * float(table["stack"].isin(complete).mean())
     totals = _totals(table, frames) if complete_pct >= COMPLETE_ENOUGH_PCT else None
@@ -102,7 +104,7 @@ def _role(function: str | None) -> tuple[str | None, str | None]:
 
 def _role_column(table: pd.DataFrame) -> Any:
     """Spinning is a role of its own, whatever function it was inlined into."""
-    role = table["role"].where(table["role"].notna(), "other")
+    role = table["role"].astype(object).where(table["role"].notna(), "other")
     return role.where(~table["spins"], SPIN_ROLE)
 
 
@@ -112,7 +114,7 @@ def _complete(frames: pd.DataFrame) -> set[int]:
     outermost = user.sort_values("level", kind="stable").drop_duplicates("stack", keep="last")
     depth = user.groupby("stack").size()
     starts = outermost["function"].isin(_STARTS)
-    in_c = outermost["module"].fillna("").astype(str).str.startswith(_C_LIBRARY)
+    in_c = outermost["module"].astype(str).str.startswith(_C_LIBRARY)
     deep = outermost["stack"].map(depth) > 1
     return set(outermost["stack"][starts | (in_c & deep)])
 

@@ -162,4 +162,7 @@ TIMES = {
     "threads": frozenset({"start_ns", "end_ns"}),
     "maps": frozenset({"ts_ns"}),
     "taskstats": frozenset[str](),
+    "samples": frozenset({"ts_ns"}),
+    "stacks": frozenset[str](),
+    "symbols": frozenset[str](),
 }
