@@ -47,8 +47,11 @@ def compare(
     unseen = set(blind)
     stats = stats.astype({"pid": "Int64", "tid": "Int64"})
     lives = stats[stats["at"].isin(["exit", "running"])]
-    kernel = _by_thread(lives)
-    before, after = (_by_thread(stats[stats["at"] == at]).reindex(kernel.index).fillna(0) for at in ("before", "after"))
+    compared = list(_KERNEL_NAMES.values())
+    kernel = _by_thread(lives, [*compared, *(one.key for one in TASKSTATS_KERNEL if one.key not in compared)])
+    before, after = (
+        _by_thread(stats[stats["at"] == at], compared).reindex(kernel.index).fillna(0) for at in ("before", "after")
+    )
     traced = _traced(counters, phases, threads).reindex(kernel.index)
     table = pd.DataFrame(index=kernel.index)
     comms = dict(zip(zip(threads["pid"], threads["tid"], strict=True), threads["comm"], strict=True))
@@ -93,14 +96,13 @@ def summary(table: pd.DataFrame, meta: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _by_thread(rows: pd.DataFrame) -> pd.DataFrame:
+def _by_thread(rows: pd.DataFrame, numbers: list[str]) -> pd.DataFrame:
     """Sums by (pid, tid): a number may have been used by two threads of a process one after the other."""
-    numbers = [name for name in rows.columns if name not in ("at", "comm", "version", *_KEYS)]
     # a damaged recording may hold anything: kept in the range of int64
     values = rows[numbers].clip(upper=_LARGEST).astype("Int64").assign(pid=rows["pid"], tid=rows["tid"])
     groups = values.groupby(_KEYS)
     table = groups.sum(min_count=1)
-    for name in _MAXIMA:
+    for name in set(_MAXIMA).intersection(numbers):
         table[name] = groups[name].max()
     return table
 

@@ -203,7 +203,7 @@ def test_a_report_is_never_written_over_a_device_or_a_folder(tmp_path, recording
 
 # ---- where the output goes ------------------------------------------------------------------------------------------
 
-COMMANDS = (["--version"], ["--help"], ["report", "--help"], ["probes"], ["probes", TRUE, "--json"], ["report"])
+COMMANDS = (["--help"], ["probes"], ["probes", TRUE, "--json"], ["report"])
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -250,6 +250,6 @@ def test_terminals_that_are_narrow_or_without_colour(recording, command):
     code, output = on_terminal(*arguments, TERM="xterm", COLUMNS="100", NO_COLOR="")
     assert code == 0
     assert "\x1b[" in output
-    for columns in ("0", "-5", "x", "1", "100000"):
+    for columns in ("0", "x"):
         done = shell('"$@"', *arguments, COLUMNS=columns)
         assert (done.returncode, done.stderr) == (0, b"")
