@@ -8,15 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bitnet_trace import __version__, host
 from bitnet_trace.capture import cost, delay_accounting, identity, output, symbols, target
+from bitnet_trace.capture.options import Options
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals, die_of_interrupt
-from bitnet_trace.capture.sizes import Maps, Rings
 from bitnet_trace.errors import TraceError
 
 # Each turn takes a CPU from a target that uses all of them: seldom while little happens, often when the ring fills.
@@ -25,32 +25,6 @@ _BUSY_SHARE = 0.02
 _META_INTERVAL_S = 5.0
 # after the target's end: how long its last output and its held descendants are waited for
 _OUTPUT_GRACE_S = 0.5
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run is traced."""
-
-    output: Path | None = None
-    force: bool = False
-    detail: str = "events"
-    keep_output: bool = True
-    as_root: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
-    rings: Rings = field(default_factory=Rings)
-    maps: Maps = field(default_factory=Maps)
-    allow_system_changes: bool = False
-    sample_frequency: int = 99
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "detail": self.detail,
-            "buffer_bytes": self.rings.events,
-            "as_root": self.as_root,
-            "keep_output": self.keep_output,
-            "allow_system_changes": self.allow_system_changes,
-            "sample_frequency": self.sample_frequency,
-        }
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def demo(
     """
     if importlib.util.find_spec("xllamacpp") is None:
         raise TraceError("the demo's engine is not installed", f"{sys.executable} -m pip install xllamacpp")
-    from bitnet_trace.capture.session import Options, trace
+    from bitnet_trace.capture.options import Options
+    from bitnet_trace.capture.session import trace
 
     require_root()
     model = make_model(size, calling_user(os.environ, as_root=False))

@@ -84,7 +84,8 @@ def run(
 
     The exit code is COMMAND's; 128+N when signal N ended it. Read the recording with: bitnet-trace report
     """
-    from bitnet_trace.capture.session import Options, tell, trace
+    from bitnet_trace.capture.options import Options
+    from bitnet_trace.capture.session import tell, trace
     from bitnet_trace.capture.sizes import Rings
 
     result = trace(

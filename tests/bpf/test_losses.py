@@ -18,7 +18,8 @@ PAGE = 4096
 RUN = """
 import json, sys
 from pathlib import Path
-from bitnet_trace.capture.session import Options, trace
+from bitnet_trace.capture.options import Options
+from bitnet_trace.capture.session import trace
 from bitnet_trace.capture.sizes import Maps, Rings
 from bitnet_trace.commands.run import summary
 

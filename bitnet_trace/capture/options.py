@@ -1,0 +1,34 @@
+"""What can be chosen of a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bitnet_trace.capture.sizes import Maps, Rings
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is traced."""
+
+    output: Path | None = None
+    force: bool = False
+    detail: str = "events"
+    keep_output: bool = True
+    as_root: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    rings: Rings = field(default_factory=Rings)
+    maps: Maps = field(default_factory=Maps)
+    allow_system_changes: bool = False
+    sample_frequency: int = 99
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "detail": self.detail,
+            "buffer_bytes": self.rings.events,
+            "as_root": self.as_root,
+            "keep_output": self.keep_output,
+            "allow_system_changes": self.allow_system_changes,
+            "sample_frequency": self.sample_frequency,
+        }
