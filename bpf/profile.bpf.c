@@ -29,9 +29,9 @@ static __always_inline void send_stack(void *ctx, struct thread *t, u32 tid, u32
 		bpf_get_stack(ctx, s->kernel, sizeof(s->kernel), 0);
 	else
 		__builtin_memset(s->kernel, 0, sizeof(s->kernel)); /* the wait is over, the kernel is in this program */
-	t->walked = 1;
+	t->walked++; /* and not 1: the timer may interrupt this while it follows the stack after a wait */
 	bpf_get_stack(ctx, s->user, sizeof(s->user), BPF_F_USER_STACK);
-	t->walked = 0;
+	t->walked--;
 	samples.ringbuf_submit(s, BPF_RB_NO_WAKEUP);
 }
 

@@ -148,6 +148,11 @@ class Drain:
         ):
             if ring.fullest_share > 0.5:
                 self.warnings.append(f"the ring of {name} was {ring.fullest_share:.0%} full at its fullest")
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the rings and of the kernel's exit statistics; nothing when that is done."""
+        for ring in (self._events, self._phases, self._tasks, self._samples):
             ring.close()
         self._taskstats.close()
 

@@ -73,6 +73,8 @@ class Ring:
         return self.high_water_bytes / self._size
 
     def close(self) -> None:
+        if self._consumer_map.closed:
+            return
         # numpy's views keep the mappings alive; without them the mappings can be closed
         del self._consumer, self._producer
         self._consumer_map.close()

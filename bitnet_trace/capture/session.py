@@ -119,6 +119,7 @@ class _Run:
         self._child, self._copy = child, copy
         self._timeline = {"started": started_ns}
         self._programs: Any = None
+        self._drain: Any = None
         self._writer: Any = None
         self._status: int | None = None
         self._target_cpu_ns: int | None = None
@@ -172,6 +173,8 @@ class _Run:
 
     def give_up(self) -> None:
         """Takes back what prepare() did before it failed."""
+        if self._drain:
+            self._drain.close()
         if self._programs:
             self._programs.close()
         if self._writer:

@@ -128,7 +128,8 @@ def test_a_job_is_stopped_and_goes_on_in_the_background_and_in_front(terminal):
     while "Stopped" not in (shown := terminal.line("jobs")):
         pass
     assert shown.endswith(f"[1]+  Stopped                 {job}\r\n{PROMPT}")
-    assert terminal.line("fg", "\r\n") == job + "\r\n"
+    # the empty line that it was to read from the background may have given the shell one prompt more
+    assert terminal.line("fg", "\r\n").removeprefix(PROMPT) == job + "\r\n"
     assert terminal.line("hello", "got .*\r\n") == "got hello\r\n"
     terminal.type("\x03")
     assert terminal.until(PROMPT) == f"^C\r\n{PROMPT}"
