@@ -121,4 +121,3 @@ def test_a_tracer_in_a_tracer(tmp_path):
     of_inner, of_outer = (Traced(tmp_path / name, 0, "", "").recording for name in ("inner", "outer"))
     assert set(of_inner.threads["comm"]) == {"echo"}
     assert "echo" in set(of_outer.threads["comm"])
-
