@@ -63,7 +63,7 @@ def build_report(recording: Recording) -> Report:
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
-        for batch in recording.event_batches():
+        for batch in recording.event_batches(500_000):
             for gatherer in (latencies, requests, flushes, waits):
                 gatherer.add(batch)
             latest_ns = max(latest_ns, int(batch["ts_ns"].max()))

@@ -9,6 +9,7 @@ from bitnet_trace.capture.mappings import MappedFile, mapped_files
 
 _KERNEL = 1 << 63
 _MAX_OPEN_FILES = 400
+_PAGE_SHIFT = 12
 
 
 class Part(NamedTuple):
@@ -26,6 +27,7 @@ class AddressSpaces:
         self._spaces: dict[int, list[MappedFile]] = {}
         self._files: dict[tuple[str, int], BinaryIO | None] = {}
         self._paths: dict[tuple[str, int], str] = {}
+        self._of_no_file: dict[int, set[int]] = {}  # pages of processes
         self.warnings: list[str] = []
 
     def look_at(self, pid: int) -> None:
@@ -41,9 +43,15 @@ class AddressSpaces:
             self._open(pid, mapped)
 
     def cover(self, pid: int, addresses: Iterable[int]) -> None:
-        """Reads the mappings again when they do not hold all of the addresses."""
-        if any(address < _KERNEL and self._mapping(pid, address) is None for address in addresses):
+        """Reads the mappings again when they do not hold all of the addresses, once for each page of no file."""
+        unknown = {
+            address >> _PAGE_SHIFT
+            for address in addresses
+            if address < _KERNEL and self._mapping(pid, address) is None
+        }
+        if unknown - self._of_no_file.setdefault(pid, set()):
             self.look_at(pid)
+            self._of_no_file[pid] |= unknown
 
     def by_file(self, addresses: dict[int, set[int]]) -> Iterator[tuple[str, BinaryIO | None, list[Part]]]:
         """(path, open file or None, parts) for each file that holds some of the addresses, given by process."""

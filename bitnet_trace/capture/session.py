@@ -123,6 +123,7 @@ class _Run:
         self._writer: Any = None
         self._status: int | None = None
         self._target_cpu_ns: int | None = None
+        self._cpu_at_end_ns: int | None = None
         self._copy_ended = copy is None
         self._log_cut_short = False
         self._failure: TraceError | None = None
@@ -217,6 +218,7 @@ class _Run:
                 self._record(lambda: self._writer.update_meta(**self._meta()))
                 next_meta = time.monotonic() + _META_INTERVAL_S
         self._mark("ended")
+        self._cpu_at_end_ns = time.process_time_ns()
         if self._status is not None:
             self._check_exec()
         return self._finish()
@@ -347,7 +349,8 @@ class _Run:
     def _cost(self) -> dict[str, Any]:
         share = self._stats.share(self._wall_ns() / 1e9)
         bpf = {name: round(measured / share) for name, measured in self._programs.cost().items()}
-        tracer_cpu_ns = time.process_time_ns() - self._cpu_before_ns
+        until_ns = self._cpu_at_end_ns if self._cpu_at_end_ns is not None else time.process_time_ns()
+        tracer_cpu_ns = until_ns - self._cpu_before_ns  # what comes after the target's end costs it nothing
         parts = {
             **bpf,
             "bpf_timed_share": round(share, 3),
