@@ -45,9 +45,7 @@ class AddressSpaces:
     def cover(self, pid: int, addresses: Iterable[int]) -> None:
         """Reads the mappings again when they do not hold all of the addresses, once for each page of no file."""
         unknown = {
-            address >> _PAGE_SHIFT
-            for address in addresses
-            if address < _KERNEL and self._mapping(pid, address) is None
+            address >> _PAGE_SHIFT for address in addresses if address < _KERNEL and self._mapping(pid, address) is None
         }
         if unknown - self._of_no_file.setdefault(pid, set()):
             self.look_at(pid)
