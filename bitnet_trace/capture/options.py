@@ -22,6 +22,7 @@ class Options:
     maps: Maps = field(default_factory=Maps)
     allow_system_changes: bool = False
     sample_frequency: int = 99
+    debug_information: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -31,4 +32,5 @@ class Options:
             "keep_output": self.keep_output,
             "allow_system_changes": self.allow_system_changes,
             "sample_frequency": self.sample_frequency,
+            "debug_information": self.debug_information,
         }

@@ -54,15 +54,16 @@ class Parser:
         """
         return self._ask({"resolve": path}, [file.fileno()])
 
-    def symbolize(self, file: BinaryIO, path: str, offsets: Sequence[int]) -> list[Answer]:
-        """What is at those offsets of an open file, in their order: the fields of `engines.symbolize.Place`.
+    def symbolize(self, file: BinaryIO, path: str, offsets: Sequence[int], patient: bool) -> list[Answer]:
+        """What is at those offsets of an open file, in their order: the fields of `engines.symbolize.Place`, which see.
 
         Raises TraceError: it is damaged, or more than the parser may take.
         """
         with open(os.memfd_create("offsets"), "w+b") as wanted:
             wanted.write(json.dumps(list(offsets)).encode())
             wanted.seek(0)  # where the other process begins to read: the descriptor's position is shared
-            found: list[Answer] = self._ask({"symbolize": path}, [file.fileno(), wanted.fileno()])["places"]
+            request = {"symbolize": path, "patient": patient}
+            found: list[Answer] = self._ask(request, [file.fileno(), wanted.fileno()])["places"]
         return found
 
     def links(self, file: BinaryIO, path: str) -> Links:
@@ -180,7 +181,8 @@ class _Answers:
                 if "symbolize" in request:
                     with open(descriptors[1], "rb", closefd=False) as wanted:
                         offsets = json.loads(wanted.read())
-                    return {"places": [asdict(one) for one in self.symbolize(file, request["symbolize"], offsets)]}
+                    places = self.symbolize(file, request["symbolize"], offsets, request["patient"])
+                    return {"places": [asdict(one) for one in places]}
                 if "links" in request:
                     return dict(self.links(file, request["links"])._asdict())
                 # the fields of engines.resolve.Resolution, as JSON has them

@@ -280,7 +280,8 @@ class _Run:
         self._debuggers.take(self._drain.take_news(), look=False)
         self._placer.finish()
         self._stats.close()
-        self._record(lambda: self._writer.symbols(symbols.symbol_rows(self._drain.samples, self._spaces, self._parser)))
+        sources = self._drain.samples, self._spaces, self._parser, self._options.debug_information
+        self._record(lambda: self._writer.symbols(symbols.symbol_rows(*sources)))
         self._spaces.close()
         self._mark("drained")
         meta = self._meta()

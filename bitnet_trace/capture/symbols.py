@@ -17,17 +17,18 @@ _CODE = b"tTwW"
 Row = dict[str, Any]
 
 
-def symbol_rows(samples: SampleLog, spaces: AddressSpaces, parser: Parser) -> Iterator[Row]:
+def symbol_rows(samples: SampleLog, spaces: AddressSpaces, parser: Parser, patient: bool) -> Iterator[Row]:
     """A row of schema.SYMBOL_SCHEMA for each address of each process that is in the kernel or in a mapped file.
 
-    What cannot be read is told in `spaces.warnings`; the file's name stands alone then.
+    What cannot be read is told in `spaces.warnings`; the file's name stands alone then. `patient`: debug information
+    of large files is read too.
     """
     for path, file, parts in spaces.by_file(samples.addresses):
         offsets = [offset for part in parts for offset in part.offsets]
         places: list[Row] = []
         if file is not None:
             try:
-                places = parser.symbolize(file, path, offsets)
+                places = parser.symbolize(file, path, offsets, patient)
             except TraceError as error:
                 spaces.warnings.append(f"no names of functions: {error.message}")
         owners = ((part.pid, address) for part in parts for address in part.addresses)

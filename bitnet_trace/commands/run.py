@@ -65,6 +65,11 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     metavar="HZ",
     help="Timer samples of where the program is, a second and CPU; 0: none.",
 )
+@click.option(
+    "--debug-info",
+    is_flag=True,
+    help="Name inlined functions of files above 24 MB too: their debug information takes seconds to read, at the end.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -77,6 +82,7 @@ def run(
     buffer: str,
     allow_system_changes: bool,
     sample_freq: int,
+    debug_info: bool,
     quiet: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -100,6 +106,7 @@ def run(
             rings=Rings(events=int(buffer) << 20),
             allow_system_changes=allow_system_changes,
             sample_frequency=sample_freq,
+            debug_information=debug_info,
         ),
     )
     if not quiet:

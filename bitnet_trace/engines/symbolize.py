@@ -15,6 +15,7 @@ from bitnet_trace.engines.spin import spinning
 
 _DEBUG_FOLDER = Path("/usr/lib/debug/.build-id")
 _MAX_DEBUG_BYTES = 1 << 30
+_QUICK_DEBUG_BYTES = 24 << 20  # half a second
 _NO_LINES: Sequence[Any] = ()
 
 
@@ -30,13 +31,16 @@ class Place:
     spins: bool
 
 
-def symbolize(file: BinaryIO, path: str, offsets: Sequence[int]) -> list[Place]:
-    """The places at offsets of an x86-64 ELF file, in their order. Raises TraceError for what is no such file."""
+def symbolize(file: BinaryIO, path: str, offsets: Sequence[int], patient: bool = True) -> list[Place]:
+    """The places at offsets of an x86-64 ELF file, in their order. Raises TraceError for what is no such file.
+
+    Debug information of a large file takes seconds to read: not `patient`, it is left alone.
+    """
     elf = Elf(file, path)
     addresses = [elf.address(offset) for offset in offsets]
     known = [address for address in addresses if address is not None]
     spins = spinning(elf, known)
-    lines_at = _debug_information(elf, file)
+    lines_at = _debug_information(elf, file, _MAX_DEBUG_BYTES if patient else _QUICK_DEBUG_BYTES)
     places = []
     for address in addresses:
         if address is None:
@@ -63,13 +67,13 @@ def _readable(symbol: str) -> str:
         return symbol
 
 
-def _debug_information(elf: Elf, file: BinaryIO) -> Callable[[int], Sequence[str]]:
+def _debug_information(elf: Elf, file: BinaryIO, limit_bytes: int) -> Callable[[int], Sequence[str]]:
     """A function from an address, counted from the load address, to the mangled names there, innermost first.
 
     The library reads DWARF of 170 MB in two seconds; what Python has would need minutes.
     """
     for source in (f"/proc/self/fd/{file.fileno()}", *_separate(elf.build_id)):
-        found = _lines_of(source)
+        found = _lines_of(source, limit_bytes)
         if found is not None:
             return found
     return lambda _address: _NO_LINES
@@ -81,9 +85,9 @@ def _separate(build_id: str | None) -> Sequence[str]:
     return (str(_DEBUG_FOLDER / build_id[:2] / f"{build_id[2:]}.debug"),)
 
 
-def _lines_of(source: str) -> Callable[[int], Sequence[str]] | None:
+def _lines_of(source: str, limit_bytes: int) -> Callable[[int], Sequence[str]] | None:
     try:
-        if Path(source).stat().st_size > _MAX_DEBUG_BYTES:
+        if Path(source).stat().st_size > limit_bytes:
             return None
         objects = list(Archive.open(source).iter_objects())
         if len(objects) != 1 or "debug" not in objects[0].features:
