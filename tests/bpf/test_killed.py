@@ -125,12 +125,13 @@ def assert_kernel_is_clean(before: set) -> None:
 @pytest.fixture(scope="module")
 def lives(program, tmp_path_factory) -> list[Life]:
     folder = tmp_path_factory.mktemp("lives")
-    library = program("decoder.c", "-shared", "-fPIC")
+    # compiled before the lives run side by side
+    lines, library = program("lines.c"), program("decoder.c", "-shared", "-fPIC")
     before = kernel_objects.all_of_them()
 
     def life(number: int, moment: Moment) -> Life:
         end = folder / f"end-{number}"
-        command = [program("lines.c"), "libresolv.so.2", library, end, LINES, PAUSE_MS, CODE]
+        command = [lines, "libresolv.so.2", library, end, LINES, PAUSE_MS, CODE]
         return live(folder / str(number), moment, command)
 
     chosen = random.Random(1009)
