@@ -21,11 +21,6 @@ static __always_inline int futex_waits(u32 operation)
 	       operation == FUTEX_CALL_WAITV || operation == FUTEX_CALL_WAIT;
 }
 
-static __always_inline u32 error_of(s64 result)
-{
-	return result < 0 && result > -4096 ? -result : 0;
-}
-
 /* Of the registers at the entry and the exit of a call alike. */
 static __always_inline int is_wake(u64 regs, u64 number)
 {

@@ -76,7 +76,7 @@ static __always_inline u64 bytes_populated(struct thread *t, s64 result)
 {
 	u64 bytes;
 
-	if (result < 0 && result > -4096)
+	if (error_of(result))
 		return 0; /* failed */
 	switch (t->call_number) {
 	case CALL_MMAP:
@@ -113,7 +113,7 @@ static __always_inline u32 mmap_detail(struct thread *t)
 static __always_inline void memory_call_ends(struct thread *t, s64 result, struct event *e)
 {
 	u64 length = whole_pages(t->call_arguments[1]), address = t->call_arguments[0];
-	u32 failed = result < 0 && result > -4096 ? MEMORY_FAILED : 0, detail = 0;
+	u32 failed = error_of(result) ? MEMORY_FAILED : 0, detail = 0;
 
 	switch (t->call_number) {
 	case CALL_MMAP:

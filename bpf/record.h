@@ -24,7 +24,7 @@ enum kind {
 	/* ring `events`                    arg0                     arg1                  arg2            */
 	KIND_FAULT = 1,		/* enum fault_flag          address               latency ns      */
 	KIND_POPULATE = 2,	/* system call number       minor | major << 32   populated bytes */
-	KIND_SWITCH_OUT = 3,	/* switch_flag|state<<8|wait_reason<<19 on-CPU ns next tid        */
+	KIND_SWITCH_OUT = 3,	/* switch_flag|state<<8|wait_reason on-CPU ns    next tid        */
 	KIND_SWITCH_IN = 4,	/* enum switch_flag         off-CPU ns            run-queue ns    */
 	KIND_WAKEUP = 5,	/* waker's tid              target cpu            0               */
 	KIND_MIGRATE = 6,	/* destination cpu          origin cpu            0               */
@@ -188,15 +188,11 @@ struct counter_key {
 /* ---- ring `samples`: where a thread was when the timer fired, or where it had waited -----------------------------
  * Stacks are of addresses, innermost first, 0 after the last: the instruction itself, then return addresses. A stack that
  * fills its array may go on. */
-enum stack_limit {
-	USER_FRAMES = 96,
-	KERNEL_FRAMES = 40,
-};
-
-/* What a thread waits in: a number, or a system call's number and 1. */
+/* What a thread waits in: a number, or a system call's number and 1. In arg0 of KIND_SWITCH_OUT from this bit on. */
+#define WAIT_REASON_SHIFT 19
 enum wait_reason {
 	WAIT_NONE = 0,
-	WAIT_FAULT = 1023,
+	WAIT_FAULT = 1023,	/* the largest: all bits of a reason */
 };
 
 struct sample {

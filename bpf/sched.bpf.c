@@ -119,7 +119,7 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 		emit(KIND_SWITCH_OUT, tid, phase, now, flags | DURATION_ONLY, on_cpu_ns, next);
 	}
 #else
-	emit(KIND_SWITCH_OUT, tid, phase, now, flags | (state & 0x7ff) << 8 | wait_reason(t) << 19, on_cpu_ns, next);
+	emit(KIND_SWITCH_OUT, tid, phase, now, flags | (state & 0x7ff) << 8 | wait_reason(t) << WAIT_REASON_SHIFT, on_cpu_ns, next);
 #endif
 	if (flags & SWITCH_EXIT) {
 		u32 pid = t->pid;

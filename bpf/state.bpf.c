@@ -139,7 +139,6 @@ enum lost_other { LOST_TASK = 0, LOST_THREAD_STATE = 1, LOST_PROCESS_STATE = 2, 
 		 CALLS_32_BIT = 8, /* not looked at: 32-bit system calls */
 		 LOST_MAX = 9 };
 BPF_PERCPU_ARRAY(lost_others, u64, LOST_MAX);
-BPF_PERCPU_ARRAY(sent_events, u64, KIND_MAX);
 
 #ifdef DETAIL_COUNTS
 #define COUNTING 1
@@ -173,6 +172,12 @@ static long (*read_user_memory)(void *destination, u32 size, const void *source)
 	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(half) : "r"(base), "i"(offset)); \
 	half; \
 })
+
+/* The error number that a system call returns, 0 when it succeeded. */
+static __always_inline u32 error_of(s64 result)
+{
+	return result < 0 && result > -4096 ? -result : 0;
+}
 
 static __always_inline u64 min_u64(u64 a, u64 b)
 {

@@ -8,13 +8,13 @@ import pandas as pd
 
 from bitnet_trace.engines.roles import role_of
 from bitnet_trace.recording.reader import Recording
+from bitnet_trace.recording.schema import KERNEL_SPACE
 
 # Outermost functions that every thread's stack ends in when it was followed to its end.
 _STARTS = frozenset({"_start", "__libc_start_main", "__libc_start_call_main", "start_thread", "clone", "clone3"})
 _C_LIBRARY = ("libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libc.musl")
 # Below this share of complete stacks the time in a function with all that it calls is not known.
 COMPLETE_ENOUGH_PCT = 90.0
-KERNEL_BEGIN = np.uint64(1 << 63)
 SPIN_ROLE = "spin"
 _FRAMES = frozenset({None, "graph", "matmul", "op"})
 
@@ -110,7 +110,7 @@ def _role_column(table: pd.DataFrame) -> Any:
 
 def _complete(frames: pd.DataFrame) -> set[int]:
     """Stacks that reach a thread's first function: more than the leaf is known, up to the C library that called it."""
-    user = frames[frames["address"] < KERNEL_BEGIN]
+    user = frames[frames["address"] < np.uint64(KERNEL_SPACE)]
     outermost = user.sort_values("level", kind="stable").drop_duplicates("stack", keep="last")
     depth = user.groupby("stack").size()
     starts = outermost["function"].isin(_STARTS)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bitnet_trace.analysis.split import as_time
 from bitnet_trace.columns import INSTEAD, WAITS
-from bitnet_trace.recording.layout import DURATION_ONLY, EVENT_DTYPE, Kind, SwitchFlag, WaitReason
+from bitnet_trace.recording.layout import DURATION_ONLY, EVENT_DTYPE, WAIT_REASON_SHIFT, Kind, SwitchFlag, WaitReason
 
 # x86-64 numbers of the calls that programs wait in
 _CALLS = {
@@ -21,8 +21,6 @@ _CALLS = {
     270: "pselect6", 271: "ppoll", 281: "epoll_pwait", 288: "accept4", 295: "preadv", 327: "preadv2",
     426: "io_uring_enter", 435: "clone3", 449: "futex_waitv", 455: "futex_wait",
 }  # fmt: skip
-_REASON_SHIFT = 19
-_REASON_MASK = 0x3FF
 _PREEMPTED = -1
 _KEYS = ["reason", "next"]
 
@@ -84,7 +82,7 @@ class Waits:
 
     def _sum(self, out: Events, back: Events) -> None:
         voluntary = (out["arg0"] & np.uint32(SwitchFlag.VOLUNTARY)) != 0
-        reason = ((out["arg0"] >> np.uint32(_REASON_SHIFT)) & np.uint32(_REASON_MASK)).astype(np.int64)
+        reason = ((out["arg0"] >> np.uint32(WAIT_REASON_SHIFT)) & np.uint32(WaitReason.FAULT)).astype(np.int64)
         table = pd.DataFrame(
             {
                 "reason": np.where(voluntary, reason, _PREEMPTED),

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from bitnet_trace.capture.mappings import MappedFile, mapped_files
+from bitnet_trace.recording.schema import KERNEL_SPACE
 
-_KERNEL = 1 << 63
 _MAX_OPEN_FILES = 400
 _PAGE_SHIFT = 12
 
@@ -30,9 +30,11 @@ class AddressSpaces:
         self._of_no_file: dict[int, set[int]] = {}  # pages of processes
         self.warnings: list[str] = []
 
-    def look_at(self, pid: int) -> None:
-        """Reads the mappings of a process. Those that are gone are forgotten where others have taken their place."""
-        new = [mapped for mapped in mapped_files(pid) if mapped.executable]
+    def note(self, pid: int, new: list[MappedFile]) -> None:
+        """Takes the executable mappings of a process as they are now.
+
+        Former ones that are gone are forgotten where others have taken their place.
+        """
         kept = [
             old
             for old in self._spaces.get(pid, [])
@@ -45,10 +47,12 @@ class AddressSpaces:
     def cover(self, pid: int, addresses: Iterable[int]) -> None:
         """Reads the mappings again when they do not hold all of the addresses, once for each page of no file."""
         unknown = {
-            address >> _PAGE_SHIFT for address in addresses if address < _KERNEL and self._mapping(pid, address) is None
+            address >> _PAGE_SHIFT
+            for address in addresses
+            if address < KERNEL_SPACE and self._mapping(pid, address) is None
         }
         if unknown - self._of_no_file.setdefault(pid, set()):
-            self.look_at(pid)
+            self.note(pid, [mapped for mapped in mapped_files(pid) if mapped.executable])
             self._of_no_file[pid] |= unknown
 
     def by_file(self, addresses: dict[int, set[int]]) -> Iterator[tuple[str, BinaryIO | None, list[Part]]]:
@@ -56,7 +60,7 @@ class AddressSpaces:
         parts: dict[tuple[str, int], list[Part]] = {}
         for pid, of_process in addresses.items():
             for address in sorted(of_process):
-                mapped = self._mapping(pid, address) if address < _KERNEL else None
+                mapped = self._mapping(pid, address) if address < KERNEL_SPACE else None
                 if mapped is None:
                     continue
                 in_file = parts.setdefault((mapped.device, mapped.inode), [])

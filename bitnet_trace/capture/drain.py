@@ -46,11 +46,11 @@ class Drain:
 
     def __init__(self, programs: Programs, writer: Writer, spaces: AddressSpaces, pid: int, comm: str) -> None:
         self._programs, self._writer, self._spaces = programs, writer, spaces
-        rings = programs.rings
-        self._events = Ring(programs.ring_descriptor("events"), rings.events, EVENT_DTYPE)
-        self._phases = Ring(programs.ring_descriptor("phases"), rings.phases, EVENT_DTYPE)
-        self._tasks = Ring(programs.ring_descriptor("tasks"), rings.tasks, TASK_DTYPE)
-        self._samples = Ring(programs.ring_descriptor("samples"), rings.samples, SAMPLE_DTYPE)
+        dtypes = {"events": EVENT_DTYPE, "phases": EVENT_DTYPE, "tasks": TASK_DTYPE, "samples": SAMPLE_DTYPE}
+        self._rings = {
+            name: Ring(programs.ring_descriptor(name), getattr(programs.rings, name), dtype)
+            for name, dtype in dtypes.items()
+        }
         self._phase_log, self._task_log, self.samples = PhaseLog(), TaskLog(), SampleLog()
         self._taskstats = Taskstats()
         self._taskstats_count = 0
@@ -109,7 +109,7 @@ class Drain:
     def step(self) -> int:
         """Takes all that is there; returns the number of events. Raises TraceError when it cannot be written."""
         moved = 0
-        self._filled_share = max(ring.filled_share for ring in (self._events, self._phases, self._tasks, self._samples))
+        self._filled_share = max(ring.filled_share for ring in self._rings.values())
         # phases and threads first: what the events refer to is there when they come
         changed = self._step_phases()
         self._step_tasks()
@@ -122,7 +122,7 @@ class Drain:
             self._write_counters(lambda phase: 0 < phase <= known and phase not in left)
             self._changed_phases = changed
             self._newest_phase = max(changed | {known})
-        while len(batch := self._events.drain(_BATCH)):
+        while len(batch := self._rings["events"].drain(_BATCH)):
             self._write_events(batch)
             self._note_neighbours(batch)
             moved += len(batch)
@@ -140,19 +140,14 @@ class Drain:
         self._step_tasks()
         self._step_taskstats()
         self._write_taskstats(self._taskstats.of_running(self._task_log.threads))
-        for name, ring in (
-            ("events", self._events),
-            ("phases", self._phases),
-            ("tasks", self._tasks),
-            ("samples", self._samples),
-        ):
+        for name, ring in self._rings.items():
             if ring.fullest_share > 0.5:
                 self.warnings.append(f"the ring of {name} was {ring.fullest_share:.0%} full at its fullest")
         self.close()
 
     def close(self) -> None:
         """Lets go of the rings and of the kernel's exit statistics; nothing when that is done."""
-        for ring in (self._events, self._phases, self._tasks, self._samples):
+        for ring in self._rings.values():
             ring.close()
         self._taskstats.close()
 
@@ -181,7 +176,7 @@ class Drain:
 
     def _step_phases(self) -> set[int]:
         """The numbers of the phases that began or changed."""
-        batch = self._phases.drain()
+        batch = self._rings["phases"].drain()
         if not len(batch):
             return set()
         self._kind_counts += np.bincount(batch["kind"], minlength=len(self._kind_counts))
@@ -192,7 +187,7 @@ class Drain:
         return {row["id"] for row in rows}
 
     def _step_tasks(self) -> None:
-        batch = self._tasks.drain()
+        batch = self._rings["tasks"].drain()
         if not len(batch):
             return
         self._task_count += len(batch)
@@ -204,7 +199,7 @@ class Drain:
         self._writer.taskstats(accounting_rows(batch))
 
     def _step_samples(self) -> None:
-        batch = self._samples.drain()
+        batch = self._rings["samples"].drain()
         if len(batch):
             self._sample_count += len(batch)
             samples, stacks = self.samples.fold(batch)

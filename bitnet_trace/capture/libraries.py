@@ -50,14 +50,13 @@ class ProbePlacer:
         The process stands still while this is done.
         """
         found = False
-        for mapped in mapped_files(pid):
-            if not mapped.executable:
-                continue
+        executable = [mapped for mapped in mapped_files(pid) if mapped.executable]
+        for mapped in executable:
             key = (mapped.device, mapped.inode)
             if key not in self._seen:
                 self._seen[key] = self._place_mapped(pid, mapped)
             found = found or "decode" in self._seen[key].roles
-        self._spaces.look_at(pid)
+        self._spaces.note(pid, executable)
         return found
 
     def place_program(self, program: str, environment: Mapping[str, str]) -> None:

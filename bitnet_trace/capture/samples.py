@@ -37,11 +37,10 @@ class SampleLog:
         return rows, np.concatenate(stacks)
 
     def _stack(self, number: int, sample: np.void) -> npt.NDArray[np.void]:
-        frames = np.concatenate([sample["kernel"][sample["kernel"] != 0], sample["user"][sample["user"] != 0]])
-        frames[1:] -= np.uint64(1)
-        if sample["kernel"][0] and sample["user"][0]:
-            # the first user frame is an instruction of its own: where the kernel was entered
-            frames[int((sample["kernel"] != 0).sum())] += np.uint64(1)
+        parts = [sample[part][sample[part] != 0] for part in ("kernel", "user")]
+        for part in parts:
+            part[1:] -= np.uint64(1)  # the first is an instruction: of user mode, where the kernel was entered
+        frames = np.concatenate(parts)
         pid = int(sample["pid"])
         self.addresses[pid].update(frames.tolist())
         stack = np.empty(len(frames), STACK_ROW_DTYPE)

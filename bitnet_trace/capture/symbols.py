@@ -9,9 +9,9 @@ from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.samples import SampleLog
 from bitnet_trace.errors import TraceError
+from bitnet_trace.recording.schema import KERNEL_SPACE
 
 _KALLSYMS = Path("/proc/kallsyms")
-_KERNEL = 1 << 63
 _CODE = b"tTwW"
 
 Row = dict[str, Any]
@@ -40,7 +40,8 @@ def symbol_rows(samples: SampleLog, spaces: AddressSpaces, parser: Parser, patie
 
 def _kernel_rows(samples: SampleLog) -> Iterator[Row]:
     in_kernel = {
-        pid: [address for address in addresses if address >= _KERNEL] for pid, addresses in samples.addresses.items()
+        pid: [address for address in addresses if address >= KERNEL_SPACE]
+        for pid, addresses in samples.addresses.items()
     }
     if not any(in_kernel.values()):
         return

@@ -41,12 +41,13 @@ class TaskLog:
         """(thread rows that are new or changed, rows of file mappings) of a batch of TASK_DTYPE in order of time."""
         changed: dict[int, Row] = {}
         maps = []
+        mapped: dict[int, dict[int, str]] = {}  # of processes of this batch: inode to path
         for event in batch:
             kind, pid, tid = int(event["kind"]), int(event["pid"]), int(event["tid"])
             if kind in _ACCOUNTING or kind == TaskKind.PTRACED:
                 continue
             if kind == TaskKind.MAP_FILE:
-                maps.append(self._map_row(event))
+                maps.append(self._map_row(event, mapped))
                 continue
             row = self._threads.get(tid)
             if kind == TaskKind.FORK or row is None:
@@ -67,14 +68,16 @@ class TaskLog:
             changed[tid] = row
         return [dict(row) for row in changed.values()], maps
 
-    def _map_row(self, event: np.void) -> Row:
+    def _map_row(self, event: np.void, mapped: dict[int, dict[int, str]]) -> Row:
         device, inode = int(event["device"]), int(event["inode"])
         key = (device, inode)
         if key not in self._paths:
             # the kernel side has the last part of the name only; while the mapping lives its process knows the whole
-            paths = {mapped.inode: mapped.path for mapped in mapped_files(int(event["pid"]))}
-            if inode in paths:
-                self._paths[key] = paths[inode]
+            pid = int(event["pid"])
+            if pid not in mapped:
+                mapped[pid] = {file.inode: file.path for file in mapped_files(pid)}
+            if inode in mapped[pid]:
+                self._paths[key] = mapped[pid][inode]
         return {
             "pid": int(event["pid"]),
             "ts_ns": int(event["ts_ns"]),

@@ -5,6 +5,7 @@ import numpy as np
 from bitnet_trace.recording.header import (
     DURATION_ONLY,
     IO_UNKNOWN_OPCODE,
+    WAIT_REASON_SHIFT,
     FaultFlag,
     IoFlag,
     Kind,
@@ -27,6 +28,7 @@ __all__ = [
     "IO_UNKNOWN_OPCODE",
     "SAMPLE_DTYPE",
     "TASK_DTYPE",
+    "WAIT_REASON_SHIFT",
     "FaultFlag",
     "IoFlag",
     "Kind",

@@ -107,6 +107,9 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 
+# Addresses from here on are the kernel's.
+KERNEL_SPACE = 1 << 63
+
 # A row per frame. `level` 0 is the instruction itself; the others are return addresses, less 1: inside their calls.
 STACK_SCHEMA = pa.schema(
     [("stack", pa.uint32()), ("level", pa.uint32()), ("pid", pa.uint32()), ("address", pa.uint64())]

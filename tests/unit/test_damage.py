@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from damage import Case, damaged
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from traces import write_inference
+from traces import put, write_inference
 
 from bitnet_trace.cli import cli
 
@@ -103,15 +103,6 @@ def recordings(tmp_path_factory):
     named = os.environ.get("BITNET_TRACE_DAMAGE_RECORDINGS", "")
     whole = [(path.name, as_files(path)) for path in (*made, *map(Path, filter(None, named.split(":"))))]
     return [Case((name,), files, files) for name, files in whole]
-
-
-def put(folder, files):
-    path = folder / "x.btrace"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    for name, data in files.items():
-        (path / name).write_bytes(data)
-    return path
 
 
 def test_damaged_recordings(recordings, tmp_path_factory):

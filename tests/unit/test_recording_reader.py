@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import stat
 
 import numpy as np
@@ -10,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from traces import META, event, events, write_inference
+from traces import META, event, events, put, write_inference
 
 import bitnet_trace
 from bitnet_trace.analysis.report import build_report
@@ -36,15 +35,6 @@ def whole(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("damaged")
-
-
-def put(folder, files):
-    path = folder / "x.btrace"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    for name, data in files.items():
-        (path / name).write_bytes(data)
-    return path
 
 
 def report_all(path):

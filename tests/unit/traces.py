@@ -1,5 +1,6 @@
 """Small hand-made recordings for tests: events, phase records, and a whole run on disk."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -192,4 +193,14 @@ def write_inference(path: Path, **meta: Any) -> Path:
     )
     writer.maps([{"pid": PID, "ts_ns": 1, "address": 1 << 46, "length": 4096, "offset": 0, "path": "/m.gguf"}])
     writer.close(0)
+    return path
+
+
+def put(folder: Path, files: dict[str, bytes]) -> Path:
+    """A recording of these files, in place of the one that was put there before."""
+    path = folder / "x.btrace"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    for name, data in files.items():
+        (path / name).write_bytes(data)
     return path
