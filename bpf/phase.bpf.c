@@ -167,6 +167,25 @@ static __always_inline int is_held(u32 pid)
 	return how && *how == HELD;
 }
 
+/* Whether a conditional jump with this condition code would be taken now. */
+static __always_inline int holds(u64 flags, u32 code)
+{
+	u32 carry = flags & 1, parity = flags >> 2 & 1, zero = flags >> 6 & 1, sign = flags >> 7 & 1;
+	u32 overflow = flags >> 11 & 1, result;
+
+	switch (code >> 1) {
+	case 0: result = overflow; break;
+	case 1: result = carry; break;
+	case 2: result = zero; break;
+	case 3: result = carry | zero; break;
+	case 4: result = sign; break;
+	case 5: result = parity; break;
+	case 6: result = sign ^ overflow; break;
+	default: result = zero | (sign ^ overflow);
+	}
+	return result != (code & 1);
+}
+
 int engine_probe(struct pt_regs *regs)
 {
 	u32 cookie = bpf_get_attach_cookie(regs);
@@ -183,6 +202,8 @@ int engine_probe(struct pt_regs *regs)
 	if (!probe || !hits)
 		return 0; /* not ours: cookies are below MAX_PROBES */
 	(*hits)++;
+	if (probe->condition && !holds(regs->flags, probe->condition - 1))
+		return 0;
 
 	if (probe->action == ACTION_HOLD) {
 		if (is_held(t->pid))

@@ -84,6 +84,7 @@ struct probe {
 	u32 role;
 	u32 action;
 	u32 sp_offset;		/* bytes pushed since the function's entry */
+	u32 condition;		/* what has to hold for a hit to count: a condition code of x86, plus 1; 0: nothing */
 	u32 context_kind, context_register, context_offset;
 	u32 tokens_kind, tokens_register, tokens_offset;
 	u32 argument_kind, argument_register, argument_offset;

@@ -2,6 +2,8 @@
 
 import bisect
 import contextlib
+import math
+import time
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -9,7 +11,8 @@ from bitnet_trace.capture.mappings import MappedFile, mapped_files
 from bitnet_trace.recording.schema import KERNEL_SPACE
 
 _MAX_OPEN_FILES = 400
-_PAGE_SHIFT = 12
+# what a process maps is told before the call is made: one that was read within this time is read once more
+_CALL_S = 0.5
 
 
 class Part(NamedTuple):
@@ -25,9 +28,10 @@ class AddressSpaces:
 
     def __init__(self) -> None:
         self._spaces: dict[int, list[MappedFile]] = {}
+        self._read_s: dict[int, float] = {}
+        self._changed_s: dict[int, float] = {}
         self._files: dict[tuple[str, int], BinaryIO | None] = {}
         self._paths: dict[tuple[str, int], str] = {}
-        self._of_no_file: dict[int, set[int]] = {}  # pages of processes
         self.warnings: list[str] = []
 
     def note(self, pid: int, new: list[MappedFile]) -> None:
@@ -41,19 +45,19 @@ class AddressSpaces:
             if not any(old.begin < mapped.end and mapped.begin < old.end for mapped in new)
         ]
         self._spaces[pid] = sorted([*kept, *new], key=lambda mapped: mapped.begin)
+        self._read_s[pid] = time.monotonic()
         for mapped in new:
             self._open(pid, mapped)
 
-    def cover(self, pid: int, addresses: Iterable[int]) -> None:
-        """Reads the mappings again when they do not hold all of the addresses, once for each page of no file."""
-        unknown = {
-            address >> _PAGE_SHIFT
-            for address in addresses
-            if address < KERNEL_SPACE and self._mapping(pid, address) is None
-        }
-        if unknown - self._of_no_file.setdefault(pid, set()):
-            self.note(pid, [mapped for mapped in mapped_files(pid) if mapped.executable])
-            self._of_no_file[pid] |= unknown
+    def changed(self, pids: Iterable[int]) -> None:
+        """These processes map files now, or did since their mappings were read."""
+        self._changed_s.update(dict.fromkeys(pids, time.monotonic()))
+
+    def cover(self, pids: Iterable[int]) -> None:
+        """Reads the mappings of the processes where they have changed."""
+        for pid in pids:
+            if self._read_s.get(pid, -math.inf) < self._changed_s.get(pid, 0.0) + _CALL_S:
+                self.note(pid, [mapped for mapped in mapped_files(pid) if mapped.executable])
 
     def by_file(self, addresses: dict[int, set[int]]) -> Iterator[tuple[str, BinaryIO | None, list[Part]]]:
         """(path, open file or None, parts) for each file that holds some of the addresses, given by process."""

@@ -34,6 +34,7 @@ from bitnet_trace.recording.writer import Writer
 _BATCH = 1 << 18
 _MAX_NEIGHBOURS = 1000
 _NEWS = (TaskKind.EXEC, TaskKind.MAP_FILE, TaskKind.PTRACED, TaskKind.EXIT)
+_NEW_MAPPINGS = (TaskKind.FORK, TaskKind.EXEC, TaskKind.MAP_FILE)
 _COUNTERS = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
 # counters that are numbers of events, each event in one of them
 _EVENT_COUNTERS = [
@@ -56,7 +57,8 @@ class Drain:
         self._taskstats_count = 0
         self._kind_counts = np.zeros(max(Kind) + 1, np.int64)
         self._task_count = self._sample_count = self._counted = 0
-        self._filled_share = 0.0
+        self._fill_rate = 0.0
+        self._last_step_s = time.monotonic()
         self._open_phases: set[int] = set()
         self._changed_phases: set[int] = set()  # in the last turn
         self._newest_phase = 0  # up to the last turn
@@ -75,9 +77,9 @@ class Drain:
         self._open_phases.add(FIRST_PHASE)
 
     @property
-    def filled_share(self) -> float:
-        """How full the fullest ring was at the last step, 0 to 1."""
-        return self._filled_share
+    def fill_rate(self) -> float:
+        """What share of the busiest ring was filled a second, between the last two steps."""
+        return self._fill_rate
 
     @property
     def received(self) -> dict[str, int]:
@@ -109,7 +111,9 @@ class Drain:
     def step(self) -> int:
         """Takes all that is there; returns the number of events. Raises TraceError when it cannot be written."""
         moved = 0
-        self._filled_share = max(ring.filled_share for ring in self._rings.values())
+        now_s = time.monotonic()
+        filled = max(ring.filled_share for ring in self._rings.values())
+        self._fill_rate, self._last_step_s = filled / max(now_s - self._last_step_s, 1e-3), now_s
         # phases and threads first: what the events refer to is there when they come
         changed = self._step_phases()
         self._step_tasks()
@@ -193,6 +197,7 @@ class Drain:
         self._task_count += len(batch)
         batch = batch[np.argsort(batch["ts_ns"], kind="stable")]
         self._news.append(batch[np.isin(batch["kind"], _NEWS)])
+        self._spaces.changed(batch["pid"][np.isin(batch["kind"], _NEW_MAPPINGS)].tolist())
         threads, maps = self._task_log.fold(batch)
         self._writer.threads(threads)
         self._writer.maps(maps)
@@ -204,8 +209,7 @@ class Drain:
             self._sample_count += len(batch)
             samples, stacks = self.samples.fold(batch)
             self._writer.samples(samples, stacks)
-            for pid in np.unique(stacks["pid"]).tolist():
-                self._spaces.cover(pid, stacks["address"][stacks["pid"] == pid].tolist())
+            self._spaces.cover(np.unique(stacks["pid"]).tolist())
 
     def _step_taskstats(self) -> None:
         # after the tasks: the exit statistics of a thread that has ended are there by then

@@ -188,7 +188,7 @@ def _identity(file: BinaryIO) -> tuple[int, int, int]:
 def _fields(probe: Mapping[str, Any]) -> list[int]:
     """The fields of `struct probe` in bpf/state.bpf.c, in order."""
     action = "hold" if probe["role"] == "link_map" else probe["action"]
-    fields = [int(Role[probe["role"].upper()]), _ACTIONS[action], probe["sp_offset"]]
+    fields = [int(Role[probe["role"].upper()]), _ACTIONS[action], probe["sp_offset"], probe["condition"] + 1]
     for name in ("context", "n_tokens", "argument"):
         location = probe[name]
         fields += [_LOCATIONS[location["kind"]], location["register"], location["offset"]]

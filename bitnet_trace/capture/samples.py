@@ -1,11 +1,14 @@
 """Timer samples as the recording keeps them: each different stack once."""
 
+import hashlib
 from collections import defaultdict
 
 import numpy as np
 import numpy.typing as npt
 
 from bitnet_trace.recording.schema import SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE
+
+_DIGEST_BYTES = 16  # of a stack: long runs have many
 
 
 class SampleLog:
@@ -17,33 +20,32 @@ class SampleLog:
 
     def fold(self, batch: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
         """The rows of `batch`, a SAMPLE_DTYPE array: samples (SAMPLE_ROW_DTYPE), and new stacks (STACK_ROW_DTYPE)."""
-        words = np.concatenate([batch["pid"][:, None].astype(np.uint64), batch["kernel"], batch["user"]], axis=1)
-        unique, first, code = np.unique(
-            np.ascontiguousarray(words).view(np.dtype((np.void, words.itemsize * words.shape[1]))).ravel(),
-            return_index=True,
-            return_inverse=True,
-        )
-        numbers = np.empty(len(unique), np.uint32)
-        stacks = [np.empty(0, STACK_ROW_DTYPE)]
-        for place, key in enumerate(unique):
-            name = key.tobytes()
-            if name not in self._known:
-                self._known[name] = len(self._known)
-                stacks.append(self._stack(self._known[name], batch[first[place]]))
-            numbers[place] = self._known[name]
+        numbers, new = [], []
+        for place, words in enumerate(zip(batch["pid"], batch["kernel"], batch["user"], strict=True)):
+            digest = hashlib.blake2b(b"".join(words), digest_size=_DIGEST_BYTES).digest()
+            if digest not in self._known:
+                self._known[digest] = len(self._known)
+                new.append(place)
+            numbers.append(self._known[digest])
         rows = np.empty(len(batch), SAMPLE_ROW_DTYPE)
         for field in SAMPLE_ROW_DTYPE.names or ():
-            rows[field] = numbers[code] if field == "stack" else batch[field]
-        return rows, np.concatenate(stacks)
+            rows[field] = numbers if field == "stack" else batch[field]
+        stacks = _stacks(batch[new], rows["stack"][new])
+        for pid in np.unique(stacks["pid"]).tolist():
+            self.addresses[pid].update(np.unique(stacks["address"][stacks["pid"] == pid]).tolist())
+        return rows, stacks
 
-    def _stack(self, number: int, sample: np.void) -> npt.NDArray[np.void]:
-        parts = [sample[part][sample[part] != 0] for part in ("kernel", "user")]
-        for part in parts:
-            part[1:] -= np.uint64(1)  # the first is an instruction: of user mode, where the kernel was entered
-        frames = np.concatenate(parts)
-        pid = int(sample["pid"])
-        self.addresses[pid].update(frames.tolist())
-        stack = np.empty(len(frames), STACK_ROW_DTYPE)
-        stack["stack"], stack["pid"] = number, pid
-        stack["level"], stack["address"] = np.arange(len(frames)), frames
-        return stack
+
+def _stacks(samples: npt.NDArray[np.void], numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.void]:
+    """A row for each frame of each sample, innermost first."""
+    frames = np.concatenate([samples["kernel"], samples["user"]], axis=1)
+    present = frames != 0
+    # return addresses, less 1; the first is an instruction: of user mode, where the kernel was entered
+    first_of_user = samples["kernel"].shape[1]
+    frames[:, 1:first_of_user] -= 1
+    frames[:, first_of_user + 1 :] -= 1
+    sample, _ = present.nonzero()
+    stacks = np.empty(len(sample), STACK_ROW_DTYPE)
+    stacks["stack"], stacks["pid"] = numbers[sample], samples["pid"][sample]
+    stacks["level"], stacks["address"] = (present.cumsum(axis=1) - 1)[present], frames[present]
+    return stacks

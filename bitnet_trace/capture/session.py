@@ -19,9 +19,9 @@ from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals, die_of_interrupt
 from bitnet_trace.errors import TraceError
 
-# Each turn takes a CPU from a target that uses all of them: seldom while little happens, often when the ring fills.
+# Each turn takes a CPU from a target that uses all of them: seldom while little happens, often when a ring fills.
 _DRAIN_INTERVAL_S, _BUSY_INTERVAL_S = 1.0, 0.1
-_BUSY_SHARE = 0.02
+_FILL_SHARE = 0.1  # of a ring, between two turns
 _META_INTERVAL_S = 5.0
 # after the target's end: how long its last output and its held descendants are waited for
 _OUTPUT_GRACE_S = 0.5
@@ -225,8 +225,9 @@ class _Run:
 
     @property
     def _interval_s(self) -> float:
-        busy = self._drain.filled_share > _BUSY_SHARE or self._debuggers.waiting
-        return _BUSY_INTERVAL_S if busy else _DRAIN_INTERVAL_S
+        if self._debuggers.waiting:
+            return _BUSY_INTERVAL_S
+        return min(max(_FILL_SHARE / (self._drain.fill_rate or _FILL_SHARE), _BUSY_INTERVAL_S), _DRAIN_INTERVAL_S)
 
     def _record(self, step: Any) -> None:
         """One step of recording. When the disk refuses, recording ends and the target goes on: it comes first."""

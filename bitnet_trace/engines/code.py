@@ -27,6 +27,7 @@ _MAX_FOLLOWED = 4096
 _DISASSEMBLER = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
 # operator delete and new, std::, and what C programs end with: probing in there would be hit all the time.
 _RUNTIME_FUNCTION = re.compile(r"_Z([dn][la]|N?K?St|NK?9__gnu_cxx|NK?S[absiod])|(free|mem\w+|str\w+|v?f?printf|f\w+)$")
+_FREES = re.compile(r"_Zd[la]Pv.*|free")
 _RIP_SLOT = re.compile(r"qword ptr \[rip ([+-]) (0x[0-9a-f]+|\d+)\]")
 
 
@@ -115,6 +116,14 @@ def jump_stub_target(elf: Elf, address: int) -> int | None:
     if first is None or first.operation != "jmp":
         return None
     return _destination(elf, first)[1]
+
+
+def frees_memory(elf: Elf, call: Instruction) -> bool:
+    """Whether a call is of operator delete or free()."""
+    target = int(call.operands, 16) if call.operands.startswith("0x") else None
+    name, address = _destination_of(elf, target) if target is not None else ("", None)
+    function = elf.function_at(address) if address is not None else None
+    return bool(_FREES.fullmatch(name or (function.name if function else "")))
 
 
 def find_exits(elf: Elf, function: Symbol, parts: list[Symbol], ends_at_jump: bool = False) -> Exits:
@@ -230,14 +239,15 @@ def _destination(elf: Elf, jump: Instruction) -> tuple[str, int | None]:
     The address is None when that is known only at run time or lies in another file.
     """
     target = jump.direct_target
-    if target is None:
-        slot = _rip_slot(jump)
-    else:
-        slot = _slot(elf, target)
-        if slot is None:
-            return "", target
-    resolved = elf.slot_target(slot) if slot is not None else None
-    return resolved or ("", None)
+    if target is not None:
+        return _destination_of(elf, target)
+    slot = _rip_slot(jump)
+    return (elf.slot_target(slot) if slot is not None else None) or ("", None)
+
+
+def _destination_of(elf: Elf, target: int) -> tuple[str, int | None]:
+    slot = _slot(elf, target)
+    return ("", target) if slot is None else elf.slot_target(slot) or ("", None)
 
 
 def _slot(elf: Elf, address: int) -> int | None:

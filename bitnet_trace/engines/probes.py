@@ -20,6 +20,7 @@ else:
 SetAction = Literal["call", "mark", "tokens"]
 
 _LOCATION = re.compile(r"(?P<register>\w+)|u32 at (?P<base>\w+)\+(?P<offset>\d+)")
+_SWITCHES = ("ends_at_jump", "each_token")
 _ACTIONS = ("call", "mark", "tokens")
 _SHORT_NAMES = {f"r{name}": name for name in ("bp", "bx", "ax", "cx", "dx", "si", "di", "sp")}
 
@@ -55,13 +56,15 @@ class Alternative:
 class RoleProbes:
     """What is probed for one role; of the first alternative that a file has functions for, all are.
 
-    `ends_at_jump`: a tail jump ends the call, whatever the function that it goes to does.
+    `ends_at_jump`: a tail jump ends the call, whatever the function that it goes to does. `each_token`: called so often
+    that its end is looked for where a probe is cheaper than on a `ret`.
     """
 
     role: str
     action: SetAction
     alternatives: tuple[Alternative, ...]
     ends_at_jump: bool = False
+    each_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,7 @@ def pt_regs_fields() -> tuple[str, ...]:
 
 
 def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
-    _only(entry, {"role", "action", "alternatives", "ends_at_jump"})
+    _only(entry, {"role", "action", "alternatives", *_SWITCHES})
     role, action = entry.get("role"), entry.get("action")
     if not isinstance(role, str) or role.upper() not in Role.__members__:
         raise ValueError(f"unknown role {role!r}")
@@ -155,10 +158,11 @@ def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
     alternatives = tuple(_alternative(role, one) for one in entry.get("alternatives", []))
     if not alternatives:
         raise ValueError(f"role {role}: no alternatives")
-    ends_at_jump = entry.get("ends_at_jump", False)
-    if not isinstance(ends_at_jump, bool):
-        raise ValueError(f"role {role}: ends_at_jump must be true or false")
-    return RoleProbes(role, action, alternatives, ends_at_jump)
+    switches = {name: entry.get(name, False) for name in _SWITCHES}
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"role {role}: {name} must be true or false")
+    return RoleProbes(role, action, alternatives, **switches)
 
 
 def _function_role(entry: Mapping[str, Any]) -> FunctionRole:

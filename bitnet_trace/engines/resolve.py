@@ -1,12 +1,13 @@
 """From a file to its probes: which engine it is, where each role's functions begin and return, at what cost."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Literal
 
 from bitnet_trace.engines import code
 from bitnet_trace.engines.code import CostClass
 from bitnet_trace.engines.elf import Elf, Symbol
+from bitnet_trace.engines.ends import End, cheap_ends
 from bitnet_trace.engines.names import matches, needle, pretty
 from bitnet_trace.engines.probes import NOWHERE, Alternative, Location, ProbeSet, RoleProbes
 
@@ -19,7 +20,8 @@ class Probe:
 
     `symbol` is the function that the role's pattern found, demangled; an "end" may lie in a function that it
     tail-jumps to. `file_offset` is what perf_event_open takes. At every probe the stack pointer plus `sp_offset` is
-    what it was at the function's entry, where it points to the return address.
+    what it was at the function's entry, where it points to the return address. `condition`: the code of the one that
+    has to hold for the hit to count, as in conditional jumps; -1: none.
     """
 
     role: str
@@ -33,6 +35,7 @@ class Probe:
     n_tokens: Location = NOWHERE
     argument: Location = NOWHERE
     sp_offset: int = 0
+    condition: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +137,24 @@ def _call_probes(
     exits = code.find_exits(elf, function, _cold_parts(elf, function), probes.ends_at_jump)
     if exits.addresses == {function.address}:
         return [f"{pretty(function.name)} is only a jump to another function"]
-    ends = [_probe(elf, role, "end", function, address, Alternative(())) for address in sorted(exits.addresses)]
+    ends = _end_probes(elf, probes, function, exits)
     exits.doubts.extend(end for end in ends if isinstance(end, str))
     doubts.extend((role, f"{pretty(function.name)}: {doubt}") for doubt in exits.doubts)
     return [begin, *(end for end in ends if isinstance(end, Probe))]
+
+
+def _end_probes(elf: Elf, probes: RoleProbes, function: Symbol, exits: code.Exits) -> list[Probe | str]:
+    found: list[Probe | str] = []
+    own = [function, *_cold_parts(elf, function)] if probes.each_token else []
+    parts = [list(code.instructions(elf, part.address, part.size)) for part in own]
+    for address in sorted(exits.addresses):
+        places = cheap_ends(elf, parts, address) or [End(address, -1, 0)]
+        for place in places:
+            probe = _probe(elf, probes.role, "end", function, place.address, Alternative(()))
+            if isinstance(probe, Probe):
+                probe = replace(probe, condition=place.condition, sp_offset=place.sp_offset)
+            found.append(probe)
+    return found
 
 
 def _choose(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol]) -> tuple[Alternative, list[Symbol]] | None:

@@ -16,6 +16,11 @@ CALL_ROLES = frozenset({"load", "init", "decode", "teardown"})
 BETWEEN_CALLS = frozenset({"gap", "idle"})
 _LOW_WORD = 0xFFFFFFFF
 _ROLE_NAMES = {int(role): role.name.lower() for role in Role}
+# plain numbers: members of an enum are slow to look up, and this is done while the traced program waits for its CPU
+_BEGIN, _END, _TOKENS, _MARK = map(int, (Kind.PHASE_BEGIN, Kind.PHASE_END, Kind.PHASE_TOKENS, Kind.PHASE_MARK))
+_SAMPLE, _LOGITS, _WARMUP = int(Role.SAMPLE), int(Role.LOGITS), int(Role.WARMUP)
+_THROWN_AWAY = frozenset({int(Role.PERF_RESET), int(Role.CLEAR)})
+_END_GAP, _END_NEXT = int(PhaseEnd.GAP), int(PhaseEnd.NEXT)
 
 
 @dataclass
@@ -71,15 +76,15 @@ class PhaseLog:
         self._changed = {}
         for ts_ns, tid, phase, kind, _cpu, arg0, arg1, arg2 in batch.tolist():
             pid, n_tokens = arg2 >> 32, arg2 & _LOW_WORD
-            process = self._processes.setdefault(pid, _Process())
-            if kind == Kind.PHASE_BEGIN:
+            process = self._processes.get(pid) or self._processes.setdefault(pid, _Process())
+            if kind == _BEGIN:
                 role = _ROLE_NAMES.get(arg0, f"role_{arg0}")
                 self._begin(process, _Row(phase, pid, tid, arg1, role, ts_ns, n_tokens=n_tokens or None))
-            elif kind == Kind.PHASE_END:
+            elif kind == _END:
                 self._end(process, phase, ts_ns, arg0)
-            elif kind == Kind.PHASE_TOKENS:
+            elif kind == _TOKENS:
                 self._add_tokens(process, phase, tid, n_tokens)
-            elif kind == Kind.PHASE_MARK:
+            elif kind == _MARK:
                 self._mark(process, arg0, arg1)
         return [row.as_dict() for row in self._changed.values()]
 
@@ -88,7 +93,7 @@ class PhaseLog:
         for other in list(process.open.values()):
             # A process is in one phase at a time; only calls of different threads may overlap.
             if other.tid == row.tid or other.role not in CALL_ROLES or row.role == "startup":
-                end_kind = PhaseEnd.GAP if other.role in BETWEEN_CALLS else PhaseEnd.NEXT
+                end_kind = _END_GAP if other.role in BETWEEN_CALLS else _END_NEXT
                 self._close(process, other, row.begin_ns, end_kind)
                 process.supposed_closed[other.id] = other
             elif row.role in CALL_ROLES:
@@ -107,7 +112,7 @@ class PhaseLog:
 
     def _end(self, process: _Process, phase: int, ts_ns: int, end_kind: int) -> None:
         row = process.open.get(phase) or process.supposed_closed.pop(phase, None)
-        if row is not None and row.role in CALL_ROLES and end_kind == PhaseEnd.GAP:
+        if row is not None and row.role in CALL_ROLES and end_kind == _END_GAP:
             return  # of two threads that left one gap at the same time the slower named the other's call
         if row is not None:
             self._close(process, row, ts_ns, end_kind)
@@ -115,7 +120,7 @@ class PhaseLog:
     def _close(self, process: _Process, row: _Row, ts_ns: int, end_kind: int) -> None:
         process.open.pop(row.id, None)
         process.counts_ubatches.discard(row.id)
-        row.end_ns, row.end_kind = ts_ns, int(end_kind)
+        row.end_ns, row.end_kind = ts_ns, end_kind
         self._changed[row.id] = row
 
     def _add_tokens(self, process: _Process, phase: int, tid: int, n_tokens: int) -> None:
@@ -128,19 +133,19 @@ class PhaseLog:
             self._changed[row.id] = row
 
     def _mark(self, process: _Process, role: int, argument: int) -> None:
-        if role == Role.WARMUP:
+        if role == _WARMUP:
             process.warmup = bool(argument & 1)
-        elif role in (Role.PERF_RESET, Role.CLEAR):
+        elif role in _THROWN_AWAY:
             for row in process.unmarked:
                 row.before_reset = True
                 self._changed[row.id] = row
             process.unmarked = []
-        elif role in (Role.SAMPLE, Role.LOGITS):
+        elif role in (_SAMPLE, _LOGITS):
             process.unmarked = []
             row_before = process.last_decode
             if row_before is None:
                 return
-            if role == Role.SAMPLE:
+            if role == _SAMPLE:
                 row_before.n_sampled += 1
             else:
                 row_before.n_logits += 1

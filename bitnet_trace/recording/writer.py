@@ -166,9 +166,11 @@ class Writer:
         self._stream(name).append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name]))
 
     def _append_rows(self, name: str, rows: Iterable[Row]) -> None:
-        rows = list(rows)
-        if rows:
-            columns = [from_values([row.get(column) for row in rows], kind) for column, kind in _COLUMNS[name]]
+        names = [column for column, _ in _COLUMNS[name]]
+        table = [tuple(map(row.get, names)) for row in rows]
+        if table:
+            values = zip(*table, strict=True)
+            columns = [from_values(column, kind) for column, (_, kind) in zip(values, _COLUMNS[name], strict=True)]
             self._stream(name).append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name]))
 
     def _stream(self, name: str) -> "_Stream":

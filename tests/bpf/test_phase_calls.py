@@ -1,5 +1,6 @@
 """A phase for each outermost call of the engine, however the call ends and whenever the library comes."""
 
+import statistics
 import subprocess
 import sys
 
@@ -38,6 +39,24 @@ def test_calls_that_end_in_a_jump(trace, program, detail, kind):
     assert calls["n_sampled"].tolist() == [1] * 101
     named = name_phases(run.recording.phases)
     assert named[named["role"] == "decode"]["name"].tolist() == ["prefill"] + ["decode"] * 100
+
+
+@pytest.mark.parametrize("flags", [(), ("-O0",), ("-O3", "-fno-omit-frame-pointer"), ("-Os",)], ids=" ".join)
+def test_calls_that_go_out_on_different_ways(trace, program, flags):
+    """The end is probed at cheaper instructions than the return: each call passes one of them, and late enough."""
+    run = trace([program("ways.c", *flags), 120])
+    run.assert_nothing_lost()
+    calls = run.calls(run.lines[0]["pid"])
+    assert len(calls) == len(run.lines) == 120
+    assert set(calls["end_kind"]) == {PhaseEnd.RETURN}
+    assert_within(calls, run.lines)
+    outside = [
+        line["end_ns"] - line["begin_ns"] - (phase.end_ns - phase.begin_ns)
+        for line, phase in zip(run.lines, calls.itertuples(), strict=True)
+    ]
+    assert statistics.median(outside) < 0.1 * MS  # two traps; the shortest work is 0.05 ms, of the way with a complaint
+    ends = [probe for probe in run.recording.meta["probes"] if probe["name"] == "decode end"]
+    assert any(end["cost_class"] == "emulated" and end["hits"] for end in ends), ends
 
 
 def test_exceptions_through_a_call(trace, program, detail):
