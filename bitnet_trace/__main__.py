@@ -1,5 +1,5 @@
 """`python -m bitnet_trace`."""
 
-from bitnet_trace.cli import main
+from bitnet_trace.entry import main
 
 main()

@@ -10,7 +10,8 @@ _SENT_BY_PROCESS = 0  # SI_USER; SI_QUEUE and SI_TKILL are negative; SI_KERNEL (
 _TO_TARGET = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGQUIT}
 _STOPS = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _TAKEN = _TO_TARGET | _STOPS | {signal.SIGCHLD}
-_INSISTED_TIMES, _INSISTED_S = 3, 1.0
+# Two presses of Ctrl-C within this time mean us as well, if the program does not end by them.
+_TWICE_S, _TO_END_S = 1.0, 0.5
 
 
 def die_of_interrupt() -> None:
@@ -33,7 +34,8 @@ class Signals:
         self.before: set[signal.Signals] = set()
         self.asked_to_stop: signal.Signals | None = None
         self.interrupted_by_key = False
-        self._interrupted_s: list[float] = []
+        self._interrupted_s: float | None = None
+        self._insisted_s: float | None = None
         self._taken: set[signal.Signals] = set()
 
     def __enter__(self) -> "Signals":
@@ -43,9 +45,19 @@ class Signals:
 
     @property
     def insisted(self) -> bool:
-        """Whether SIGINT came several times within a second: once is the target's own business."""
-        times = self._interrupted_s[-_INSISTED_TIMES:]
-        return len(times) == _INSISTED_TIMES and times[-1] - times[0] <= _INSISTED_S
+        """Whether SIGINT came a second time, and the target has had the time to end by it.
+
+        From the keyboard, within a second: what Ctrl-C means now and then is the target's own business.
+        """
+        return self._insisted_s is not None and time.monotonic() >= self._insisted_s + _TO_END_S
+
+    def _interrupted(self, by_key: bool) -> None:
+        now_s = time.monotonic()
+        self.interrupted_by_key |= by_key
+        again = self._interrupted_s is not None and (not by_key or now_s <= self._interrupted_s + _TWICE_S)
+        if again and self._insisted_s is None:
+            self._insisted_s = now_s
+        self._interrupted_s = now_s
 
     def stop(self) -> None:
         """Stops this process as it was asked to, for the shell to see; returns when it was continued."""
@@ -70,8 +82,7 @@ class Signals:
         info = signal.sigtimedwait(self._taken, max(seconds, 0))
         while info is not None:
             if info.si_signo == signal.SIGINT:
-                self._interrupted_s.append(time.monotonic())
-                self.interrupted_by_key |= info.si_code > _SENT_BY_PROCESS
+                self._interrupted(by_key=info.si_code > _SENT_BY_PROCESS)
             # what the target itself sends (kill 0) is for its job: it has it already
             to_pass = info.si_code <= _SENT_BY_PROCESS and target not in (None, info.si_pid)
             if info.si_signo != signal.SIGCHLD and to_pass and target is not None:
@@ -80,6 +91,8 @@ class Signals:
             if info.si_signo in _STOPS:
                 self.asked_to_stop = signal.Signals(info.si_signo)
                 return
-            if info.si_signo == signal.SIGCHLD or self.insisted:
+            if info.si_signo == signal.SIGCHLD:
                 return
+            if self._insisted_s is not None:
+                deadline = min(deadline, self._insisted_s + _TO_END_S)
             info = signal.sigtimedwait(self._taken, max(deadline - time.monotonic(), 0))

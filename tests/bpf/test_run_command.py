@@ -233,6 +233,28 @@ def test_interrupt_from_the_terminal(tmp_path):
     assert open_recording(tmp_path / "x").complete
 
 
+def test_interrupted_twice_from_the_terminal(tmp_path):
+    """A program that ends by the second Ctrl-C only has the time to: the recording has its end."""
+    script = "trap 'n=${n}x; echo got; [ $n = xx ] && exit 5' INT; echo ready; while :; do sleep 0.05; done"
+    with running("-q", "-o", tmp_path / "x", "--", "sh", "-c", script) as process:
+        assert process.stdout.readline() == b"ready\n"
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.stdout.readline() == b"got\n"
+        assert process.wait(30) == 5
+    assert open_recording(tmp_path / "x").complete
+
+
+def test_interrupted_before_anything_was_done():
+    """Whenever it comes: no traceback."""
+    for wait_s in (0.03, 0.06, 0.09, 0.15, 0.3):
+        process = subprocess.Popen([*TOOL, "report", "--help"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        time.sleep(wait_s)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=30)[1]
+        assert b"bitnet_trace/" not in error, error  # Python's own start may show one
+
+
 def test_killed_tracer_leaves_the_program_alone(tmp_path):
     """Also when it dies while the program is loading libraries, in which it is stopped again and again."""
     script = "echo ready; for i in 1 2 3 4 5; do /usr/bin/python3 -c 'import sqlite3'; done; echo still here"
