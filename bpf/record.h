@@ -45,6 +45,7 @@ enum kind {
 	KIND_MADVISE = 20,
 	KIND_MPROTECT = 21,
 	KIND_MLOCK = 22,
+	KIND_BARRIER = 23,	/* index in meta.json's probes  the barrier object's address, or 0  0; at the entry, in windows only */
 	/* ring `phases`                    arg0                     arg1                  arg2            */
 	KIND_PHASE_BEGIN = 32,	/* role                     context pointer       n_tokens | pid << 32 */
 	KIND_PHASE_END = 33,	/* enum phase_end           0                     pid << 32       */
