@@ -129,6 +129,7 @@ enum role {
 	ROLE_PERF_RESET = 11,	/* mark: the engine's own counters are reset, what was before is warm-up */
 	ROLE_TEARDOWN = 12,
 	ROLE_CLEAR = 14,	/* mark: the context's memory is cleared, what was not sampled before is thrown away */
+	ROLE_BARRIER = 15,	/* threads wait for each other; probed in windows */
 	ROLE_LINK_MAP = 13,	/* the dynamic linker changed the link map: new libraries to look at */
 };
 

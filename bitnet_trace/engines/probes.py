@@ -17,10 +17,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SetAction = Literal["call", "mark", "tokens"]
+SetAction = Literal["call", "mark", "tokens", "window"]
 
 _LOCATION = re.compile(r"(?P<register>\w+)|u32 at (?P<base>\w+)\+(?P<offset>\d+)")
-_ACTIONS = ("call", "mark", "tokens")
+_ACTIONS = ("call", "mark", "tokens", "window")
 _SHORT_NAMES = {f"r{name}": name for name in ("bp", "bx", "ax", "cx", "dx", "si", "di", "sp")}
 
 
@@ -55,13 +55,15 @@ class Alternative:
 class RoleProbes:
     """What is probed for one role; of the first alternative that a file has functions for, all are.
 
-    `ends_at_jump`: a tail jump ends the call, whatever the function that it goes to does.
+    `ends_at_jump`: a tail jump ends the call, whatever the function that it goes to does. `level`: what functions of
+    several levels tell of is the same, and one level is probed in a process: the lowest that is called there.
     """
 
     role: str
     action: SetAction
     alternatives: tuple[Alternative, ...]
     ends_at_jump: bool = False
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def pt_regs_fields() -> tuple[str, ...]:
 
 
 def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
-    _only(entry, {"role", "action", "alternatives", "ends_at_jump"})
+    _only(entry, {"role", "action", "alternatives", "ends_at_jump", "level"})
     role, action = entry.get("role"), entry.get("action")
     if not isinstance(role, str) or role.upper() not in Role.__members__:
         raise ValueError(f"unknown role {role!r}")
@@ -158,7 +160,10 @@ def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
     ends_at_jump = entry.get("ends_at_jump", False)
     if not isinstance(ends_at_jump, bool):
         raise ValueError(f"role {role}: ends_at_jump must be true or false")
-    return RoleProbes(role, action, alternatives, ends_at_jump)
+    level = entry.get("level", 0)
+    if not isinstance(level, int) or isinstance(level, bool):
+        raise ValueError(f"role {role}: level must be a number")
+    return RoleProbes(role, action, alternatives, ends_at_jump, level)
 
 
 def _function_role(entry: Mapping[str, Any]) -> FunctionRole:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
-from bitnet_trace.engines import code
+from bitnet_trace.engines import code, placement
 from bitnet_trace.engines.code import CostClass
 from bitnet_trace.engines.elf import Elf, Symbol
 from bitnet_trace.engines.names import matches, needle, pretty
-from bitnet_trace.engines.probes import NOWHERE, Alternative, Location, ProbeSet, RoleProbes
+from bitnet_trace.engines.probes import NOWHERE, Alternative, Location, ProbeSet, RoleProbes, pt_regs_fields
 
-Action = Literal["begin", "end", "mark", "tokens"]
+Action = Literal["begin", "end", "mark", "tokens", "window"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Probe:
 
     `symbol` is the function that the role's pattern found, demangled; an "end" may lie in a function that it
     tail-jumps to. `file_offset` is what perf_event_open takes. At every probe the stack pointer plus `sp_offset` is
-    what it was at the function's entry, where it points to the return address.
+    what it was at the function's entry, where it points to the return address. `level` is that of RoleProbes.
     """
 
     role: str
@@ -33,6 +33,7 @@ class Probe:
     n_tokens: Location = NOWHERE
     argument: Location = NOWHERE
     sp_offset: int = 0
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,8 @@ def _resolve_role(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol], res
     for function in own:
         if probes.action == "call":
             found = _call_probes(elf, probes, function, alternative, resolution.doubts)
+        elif probes.action == "window":
+            found = [_window_probe(elf, probes, function, alternative)]
         else:
             found = [_probe(elf, probes.role, probes.action, function, function.address, alternative)]
         problems.extend(problem for problem in found if isinstance(problem, str))
@@ -138,6 +141,36 @@ def _call_probes(
     exits.doubts.extend(end for end in ends if isinstance(end, str))
     doubts.extend((role, f"{pretty(function.name)}: {doubt}") for doubt in exits.doubts)
     return [begin, *(end for end in ends if isinstance(end, Probe))]
+
+
+def _window_probe(elf: Elf, probes: RoleProbes, function: Symbol, places: Alternative) -> Probe | str:
+    """The probe that costs least of those that are hit once per call, for functions that are called very often.
+
+    The argument is read only where its register still holds it; else it is unknown there.
+    """
+    wanted = _register_name(places.argument)
+    found = placement.cheapest(elf, function, _cold_parts(elf, function), [wanted] if wanted else [])
+    if isinstance(found, str):
+        return f"{pretty(function.name)}: {found}"
+    return Probe(
+        role=probes.role,
+        action="window",
+        symbol=pretty(function.name),
+        file_offset=elf.file_offset(found.address),
+        instruction=found.instruction,
+        code=found.code.hex(),
+        cost_class=found.cost_class,
+        argument=places.argument if not wanted or wanted in found.intact else NOWHERE,
+        sp_offset=found.sp_offset,
+        level=probes.level,
+    )
+
+
+def _register_name(location: Location) -> str | None:
+    if location.kind == "none":
+        return None
+    name = pt_regs_fields()[location.register]
+    return None if name == "sp" else name if name.startswith("r") else f"r{name}"
 
 
 def _choose(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol]) -> tuple[Alternative, list[Symbol]] | None:

@@ -12,7 +12,18 @@ META_TEMPORARY_NAME = "meta.json.tmp"
 STREAM_SUFFIX = ".arrows"
 LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
-STREAM_NAMES = ("events", "counters", "phases", "threads", "maps", "taskstats", "samples", "stacks", "symbols", "windows")
+STREAM_NAMES = (
+    "events",
+    "counters",
+    "phases",
+    "threads",
+    "maps",
+    "taskstats",
+    "samples",
+    "stacks",
+    "symbols",
+    "windows",
+)
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
 DELAYS = ("blkio", "swapin", "freepages", "thrashing", "compact", "wpcopy", "irq")

@@ -52,6 +52,8 @@ def test_reasons_whatever_the_batches(size):
 
 def test_durations_alone_are_no_waits():
     waits = Waits()
-    waits.add(SwitchPairs().add(events(away(10, 1, FUTEX), event(Kind.SWITCH_IN, 20, tid=1, arg0=DURATION_ONLY, arg1=9))))
+    waits.add(
+        SwitchPairs().add(events(away(10, 1, FUTEX), event(Kind.SWITCH_IN, 20, tid=1, arg0=DURATION_ONLY, arg1=9)))
+    )
     assert not len(waits.by_reason())
     assert not len(waits.ran_instead(pd.DataFrame({"tid": [], "comm": []}), None))
