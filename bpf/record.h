@@ -45,6 +45,7 @@ enum kind {
 	KIND_MADVISE = 20,
 	KIND_MPROTECT = 21,
 	KIND_MLOCK = 22,
+	KIND_BARRIER = 23,	/* index in meta.json's probes  the barrier object's address, or 0  0; at the entry, in windows only */
 	/* ring `phases`                    arg0                     arg1                  arg2            */
 	KIND_PHASE_BEGIN = 32,	/* role                     context pointer       n_tokens | pid << 32 */
 	KIND_PHASE_END = 33,	/* enum phase_end           0                     pid << 32       */
@@ -128,6 +129,7 @@ enum role {
 	ROLE_PERF_RESET = 11,	/* mark: the engine's own counters are reset, what was before is warm-up */
 	ROLE_TEARDOWN = 12,
 	ROLE_CLEAR = 14,	/* mark: the context's memory is cleared, what was not sampled before is thrown away */
+	ROLE_BARRIER = 15,	/* threads wait for each other; probed in windows */
 	ROLE_LINK_MAP = 13,	/* the dynamic linker changed the link map: new libraries to look at */
 };
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis import tables, taskstats
+from bitnet_trace.analysis.absences import SwitchPairs
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.analysis.health import health, unattached
 from bitnet_trace.analysis.io_uring import IoRequests
@@ -58,14 +59,16 @@ class Report:
 
 def build_report(recording: Recording) -> Report:
     """The report of `recording`: its events are read once, in pieces."""
-    latencies, requests, flushes, waits = FaultLatencies(), IoRequests(), TlbFlushes(), Waits()
+    latencies, requests, flushes = FaultLatencies(), IoRequests(), TlbFlushes()
+    pairs, waits = SwitchPairs(), Waits()
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes, waits):
+            for gatherer in (latencies, requests, flushes):
                 gatherer.add(batch)
+            waits.add(pairs.add(batch))
             latest_ns = max(latest_ns, int(batch["ts_ns"].max()))
             yield batch
 

@@ -3,12 +3,11 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from bitnet_trace.analysis.split import as_time
+from bitnet_trace.analysis.absences import PREEMPTED, Absences
 from bitnet_trace.columns import INSTEAD, WAITS
-from bitnet_trace.recording.layout import DURATION_ONLY, EVENT_DTYPE, WAIT_REASON_SHIFT, Kind, SwitchFlag, WaitReason
+from bitnet_trace.recording.layout import WaitReason
 
 # x86-64 numbers of the calls that programs wait in
 _CALLS = {
@@ -21,15 +20,12 @@ _CALLS = {
     270: "pselect6", 271: "ppoll", 281: "epoll_pwait", 288: "accept4", 295: "preadv", 327: "preadv2",
     426: "io_uring_enter", 435: "clone3", 449: "futex_waitv", 455: "futex_wait",
 }  # fmt: skip
-_PREEMPTED = -1
 _KEYS = ["reason", "next"]
-
-Events = npt.NDArray[np.void]
 
 
 def reason_name(number: int) -> str:
     """What a wait_reason of bpf/record.h is, for people."""
-    if number == _PREEMPTED:
+    if number == PREEMPTED:
         return "preempted"
     if number == WaitReason.FAULT:
         return "page fault"
@@ -39,24 +35,24 @@ def reason_name(number: int) -> str:
 
 
 class Waits:
-    """Pairs of a switch away and the next switch in of the same thread; batches in the order of time."""
+    """Sums of absences by what they were for."""
 
     def __init__(self) -> None:
-        self._open = np.empty(0, EVENT_DTYPE)  # of each thread its last switch away, when it has not come back
         self._sums: list[pd.DataFrame] = []
 
-    def add(self, batch: Events) -> None:
-        kinds = batch["kind"]
-        switches = batch[((kinds == Kind.SWITCH_OUT) | (kinds == Kind.SWITCH_IN)) & (batch["arg0"] < DURATION_ONLY)]
-        rows = np.concatenate([self._open, switches])
-        if not len(rows):
+    def add(self, absences: Absences) -> None:
+        if not len(absences):
             return
-        rows = rows[np.lexsort((rows["ts_ns"], rows["tid"]))]
-        is_out = rows["kind"] == Kind.SWITCH_OUT
-        paired = is_out[:-1] & ~is_out[1:] & (rows["tid"][:-1] == rows["tid"][1:])
-        self._sum(rows[:-1][paired], rows[1:][paired])
-        last = np.append(rows["tid"][:-1] != rows["tid"][1:], True)
-        self._open = rows[last & is_out]
+        table = pd.DataFrame(
+            {
+                "reason": absences.reason,
+                "next": absences.next,
+                "count": 1,
+                "offcpu_ns": absences.offcpu_ns,
+                "runq_wait_ns": absences.runq_ns,
+            }
+        )
+        self._sums.append(table.groupby(_KEYS).sum().reset_index())
 
     def by_reason(self) -> pd.DataFrame:
         """A row per reason, columns.WAITS, longest first."""
@@ -71,7 +67,7 @@ class Waits:
         `neighbours`: {"tid": name} of threads that are not the target's.
         """
         table = self._total()
-        table = table[table["reason"] == _PREEMPTED].groupby("next")[["count", "offcpu_ns", "runq_wait_ns"]].sum()
+        table = table[table["reason"] == PREEMPTED].groupby("next")[["count", "offcpu_ns", "runq_wait_ns"]].sum()
         table = table.reset_index().rename(columns={"next": "tid"})
         named = threads.dropna(subset=["comm"])
         own = {int(tid): str(comm) for tid, comm in zip(named["tid"], named["comm"], strict=True)}
@@ -79,20 +75,6 @@ class Waits:
         table["own"] = ["yes" if tid in own else "no" for tid in table["tid"]]
         table["comm"] = pd.Series([_name(tid, own, foreign) for tid in table["tid"]], dtype=object, index=table.index)
         return _sorted(table)[[column.key for column in INSTEAD]]
-
-    def _sum(self, out: Events, back: Events) -> None:
-        voluntary = (out["arg0"] & np.uint32(SwitchFlag.VOLUNTARY)) != 0
-        reason = ((out["arg0"] >> np.uint32(WAIT_REASON_SHIFT)) & np.uint32(WaitReason.FAULT)).astype(np.int64)
-        table = pd.DataFrame(
-            {
-                "reason": np.where(voluntary, reason, _PREEMPTED),
-                "next": np.where(voluntary, 0, out["arg2"].astype(np.uint32).astype(np.int64)),
-                "count": 1,
-                "offcpu_ns": as_time(back["arg1"]),
-                "runq_wait_ns": as_time(back["arg2"]),
-            }
-        )
-        self._sums.append(table.groupby(_KEYS).sum().reset_index())
 
     def _total(self) -> pd.DataFrame:
         if not self._sums:

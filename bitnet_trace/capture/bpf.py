@@ -16,7 +16,21 @@ from bitnet_trace.resources import bpf_dir
 
 # compiled as one text, in this order: each file uses what stands before it
 _SOURCES = (
-    *("state", "wake", "phase", "profile", "fault", "task", "sched", "futex", "io", "memory", "ptrace", "syscall"),
+    *(
+        "state",
+        "wake",
+        "phase",
+        "barrier",
+        "profile",
+        "fault",
+        "task",
+        "sched",
+        "futex",
+        "io",
+        "memory",
+        "ptrace",
+        "syscall",
+    ),
     *("tlb", "io_uring"),
 )
 
@@ -156,7 +170,8 @@ class Programs:
                     self._loaded[name] = self._load_tracepoint(bcc, kernel, name, function)
                 for name in ("fault_minor", "fault_major", "take_sample"):
                     self._loaded[name] = self._bpf.load_func(name, bcc.BPF.PERF_EVENT).fd
-            self._engine_program, self._multi = self._load_engine_probe(bcc)
+            self._engine_program, self._multi = self._load_uprobe(bcc, "engine_probe")
+            self._barrier_program, _ = self._load_uprobe(bcc, "enter_barrier")
         except Exception as error:  # BCC raises bare Exception
             detail = next((line for line in log if "error" in line.lower()), str(error))
             raise TraceError(f"the BPF programs cannot be loaded: {detail}", "bitnet-trace doctor") from error
@@ -167,12 +182,12 @@ class Programs:
             return int(self._bpf.load_func(function, bcc.BPF.RAW_TRACEPOINT).fd)
         return syscalls.load_tracepoint_program(self._bpf.dump_func(function), function, type_id)
 
-    def _load_engine_probe(self, bcc: Any) -> tuple[int, bool]:
-        """The uprobe program: for many probes at once where the kernel can, else for one at a time."""
+    def _load_uprobe(self, bcc: Any, name: str) -> tuple[int, bool]:
+        """A uprobe program: for many probes at once where the kernel can, else for one at a time."""
         try:
-            return syscalls.load_multi_uprobe_program(self._bpf.dump_func("engine_probe"), "engine_probe"), True
+            return syscalls.load_multi_uprobe_program(self._bpf.dump_func(name), name), True
         except OSError:
-            return self._bpf.load_func("engine_probe", bcc.BPF.KPROBE).fd, False
+            return self._bpf.load_func(name, bcc.BPF.KPROBE).fd, False
 
     # ---- attaching ----------------------------------------------------------------------------------------------
 
@@ -210,14 +225,26 @@ class Programs:
 
     def attach_engine_probes(self, path: str, offsets: list[int], cookies: list[int]) -> None:
         """Places the uprobe program at file offsets of one file. Raises OSError."""
+        self._link_uprobes(self._engine_program, path, offsets, cookies, 0, self._links)
+
+    def attach_barrier_probes(
+        self, path: str, offsets: list[int], cookies: list[int], pid: int, links: list[int]
+    ) -> None:
+        """Places the program of barriers, for one process where the kernel can; adds what holds it to `links`: to close
+        those takes it away. Raises OSError."""
+        self._link_uprobes(self._barrier_program, path, offsets, cookies, pid, links)
+
+    def _link_uprobes(
+        self, program: int, path: str, offsets: list[int], cookies: list[int], pid: int, links: list[int]
+    ) -> None:
         if self._multi:
-            self._links.append(syscalls.link_multi_uprobe(self._engine_program, path, offsets, cookies))
+            links.append(syscalls.link_multi_uprobe(program, path, offsets, cookies, pid))
             return
         pmu_type = int(Path("/sys/bus/event_source/devices/uprobe/type").read_text())
         for offset, cookie in zip(offsets, cookies, strict=True):
             event = syscalls.open_uprobe_event(pmu_type, path, offset)
-            self._links.append(event)
-            self._links.append(syscalls.link_perf_event(self._engine_program, event, cookie))
+            links.append(event)
+            links.append(syscalls.link_perf_event(program, event, cookie))
 
     def describe_probe(self, cookie: int, fields: list[int]) -> None:
         """Tells the kernel side what a probe means: the fields of `struct probe` in order."""
@@ -310,6 +337,29 @@ class Programs:
         table = self._bpf["probe_hits"]
         return [int(table.sum(ctypes.c_int(cookie)).value) for cookie in range(count)]
 
+    def hits_of(self, cookies: list[int]) -> int:
+        """Hits of some probes together."""
+        table = self._bpf["probe_hits"]
+        return sum(int(table.sum(ctypes.c_int(cookie)).value) for cookie in cookies)
+
+    def open_window(self, is_open: bool) -> None:
+        """What the programs of windows are hit by is recorded from now on, or no more."""
+        table = self._bpf["window_open"]
+        table[table.Key(0)] = table.Leaf(is_open)
+
+    def window_hits(self) -> tuple[int, int]:
+        """Hits of the programs of windows so far: all, and those that were recorded."""
+        table = self._bpf["window_hits"]
+        return int(table.sum(ctypes.c_int(0)).value), int(table.sum(ctypes.c_int(1)).value)
+
+    def window_ns(self) -> int:
+        """What the programs of windows have cost while they were timed."""
+        return syscalls.program_info(self._barrier_program)["run_time_ns"]
+
+    def decoding(self) -> list[int]:
+        """Processes that are in a decode call of the engine."""
+        return [pid.value for pid, process in self._bpf["processes"].items() if process.role == Role.DECODE]
+
     def losses(self) -> dict[str, Any]:
         """Everything that could not be sent or kept: {"events": {kind: n}, "tasks": n, …, "recursion": n}.
 
@@ -319,6 +369,7 @@ class Programs:
         events = {kind.name.lower(): int(lost_events.sum(ctypes.c_int(kind)).value) for kind in Kind}
         others = {name: int(lost_others.sum(ctypes.c_int(i)).value) for i, name in enumerate(_LOST_OTHER)}
         recursion = sum(info["recursion_misses"] for info in self._infos())
+        recursion += syscalls.program_info(self._barrier_program)["recursion_misses"]
         others.update(held=self._not_held, recursion=recursion)
         return {"events": {kind: n for kind, n in events.items() if n}, **others}
 

@@ -13,6 +13,13 @@ _WINDOW_S, _EVERY_S = 0.1, 2.0
 # ns of a hit's trap by cost class of the probed instruction, outside of our program, which the kernel times itself: the
 # upper ends measured in a virtual machine (6.18); bare metal is cheaper
 TRAP_NS = {"nop": 200, "emulated": 1_000, "single-step": 21_000}
+# of our program at such a hit, which streams a record
+_RECORD_NS = 300
+
+
+def window_hit_ns(cost_class: str) -> int:
+    """What a hit costs of a probe that is attached in windows only, trap and program."""
+    return TRAP_NS.get(cost_class, 0) + _RECORD_NS
 
 
 class StatsWindows:
@@ -55,21 +62,35 @@ class StatsWindows:
         self._next_s = self._opened_s + length_s
 
 
+def trap_ns(probes: Iterable[Mapping[str, Any]]) -> int:
+    """What the hits of probes cost that are always attached, outside of our program."""
+    return sum(
+        TRAP_NS.get(probe["cost_class"], 0) * probe.get("hits", 0) for probe in probes if not probe.get("windowed")
+    )
+
+
 def estimate(
-    bpf_ns: int, probes: Iterable[Mapping[str, Any]], tracer_cpu_ns: int, target_cpu_ns: int, wall_ns: int, cpus: int
+    bpf_ns: int,
+    probes: Iterable[Mapping[str, Any]],
+    tracer_cpu_ns: int,
+    target_cpu_ns: int,
+    wall_ns: int,
+    cpus: int,
+    windows_ns: int = 0,
 ) -> dict[str, Any]:
     """The parts in ns and their sum as a share of what the target used, in percent.
 
     `bpf_ns`: time in all our programs, on all processes: the kernel's own count, of a sample of the time.
     `tracer_cpu_ns`: our process's since the target's first instruction. It competes only as far as the target leaves no
-    CPU free, which the share of the machine that the target used stands for.
+    CPU free, which the share of the machine that the target used stands for. `windows_ns`: what windows were charged
+    with; their probes' hits and the time that their thread used are in none of the others.
     """
-    trap_ns = sum(TRAP_NS.get(probe["cost_class"], 0) * probe.get("hits", 0) for probe in probes)
+    traps_ns = trap_ns(probes)
     busy_share = min(target_cpu_ns / (wall_ns * cpus), 1.0) if wall_ns and cpus else 1.0
     competing_ns = int(tracer_cpu_ns * busy_share)
-    total_ns = bpf_ns + trap_ns + competing_ns
+    total_ns = bpf_ns + traps_ns + competing_ns + windows_ns
     return {
-        "uprobe_trap_ns_estimate": trap_ns,
+        "uprobe_trap_ns_estimate": traps_ns,
         "tracer_competing_ns_estimate": competing_ns,
         "overhead_pct_estimate": round(100 * total_ns / target_cpu_ns, 3) if target_cpu_ns else None,
     }

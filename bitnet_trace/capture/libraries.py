@@ -12,13 +12,15 @@ from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import Programs
 from bitnet_trace.capture.mappings import MappedFile, key_as_mapped, mapped_files
 from bitnet_trace.capture.parser import Parser
+from bitnet_trace.capture.windows import WindowedFile, WindowProbe, close_files
 from bitnet_trace.engines.found import engine_of, missing_roles
 from bitnet_trace.engines.libraries import Links, linked_files, open_binary
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.layout import Role
 
-_ACTIONS = {"begin": 1, "end": 2, "mark": 3, "tokens": 4, "hold": 5}
+_ACTIONS = {"begin": 1, "end": 2, "mark": 3, "tokens": 4, "hold": 5, "window": 6}
 _LOCATIONS = {"none": 0, "register": 1, "memory": 2}
+_NO_WINDOW = "no window was opened for it"
 _MAX_AHEAD = 4  # programs that are looked for in one command line
 
 
@@ -35,12 +37,17 @@ class ProbePlacer:
     """Places engine probes in the files that traced processes map, each file once, whoever maps it.
 
     `rows` describes every probe for meta.json, `engine` is what was recognised so far. `spaces` sees what is looked at.
+    `first_row`: how many rows meta.json has before ours. `windowed` are the files with probes that are attached in
+    windows and not here, `decode_cookies` the numbers of probes that tell of a decode call.
     """
 
-    def __init__(self, programs: Programs, parser: Parser, spaces: AddressSpaces) -> None:
+    def __init__(self, programs: Programs, parser: Parser, spaces: AddressSpaces, first_row: int = 0) -> None:
         self._programs, self._parser, self._spaces = programs, parser, spaces
         self._seen: dict[tuple[str, int], Resolved] = {}
         self._ahead: set[tuple[str, str]] = set()
+        self._first_row = first_row
+        self.windowed: dict[tuple[str, int], WindowedFile] = {}
+        self.decode_cookies: list[int] = []
         self.rows: list[dict[str, Any]] = []
         self.warnings: list[str] = []
 
@@ -54,7 +61,7 @@ class ProbePlacer:
         for mapped in executable:
             key = (mapped.device, mapped.inode)
             if key not in self._seen:
-                self._seen[key] = self._place_mapped(pid, mapped)
+                self._seen[key] = self._place_mapped(pid, mapped, key)
             found = found or "decode" in self._seen[key].roles
         self._spaces.note(pid, executable)
         return found
@@ -74,7 +81,7 @@ class ProbePlacer:
             with contextlib.suppress(TraceError, OSError, ValueError), open_binary(path) as file:
                 key = key_as_mapped(file)
                 if key is not None and key not in self._seen:
-                    self._seen[key] = self._place(file, os.path.realpath(path))
+                    self._seen[key] = self._place(file, os.path.realpath(path), key)
 
     def _links_of(self, path: Path) -> Links:
         if not path.is_file():  # or opening a pipe would wait for its writer
@@ -115,21 +122,26 @@ class ProbePlacer:
         for row, hits in zip(self.rows, self._programs.probe_hits(len(self.rows)), strict=True):
             row["hits"] = hits
 
-    def _place_mapped(self, pid: int, mapped: MappedFile) -> Resolved:
+    def close(self) -> None:
+        """Lets go of the files that were kept open for windows."""
+        close_files(self.windowed)
+        self.windowed.clear()
+
+    def _place_mapped(self, pid: int, mapped: MappedFile, key: tuple[str, int]) -> Resolved:
         try:
             with open(mapped.link(pid), "rb") as file:
-                return self._place(file, mapped.path)
+                return self._place(file, mapped.path, key)
         except OSError as error:
             self.warnings.append(f"{mapped.path}: {error.strerror}: not probed")
             return Resolved()
 
-    def _place(self, file: BinaryIO, path: str) -> Resolved:
+    def _place(self, file: BinaryIO, path: str, key: tuple[str, int]) -> Resolved:
         try:
             before = _identity(file)
             answer = self._parser.resolve(file, path)
             if _identity(file) != before:
                 raise TraceError(f"{path} was changed while it was read", None)
-            self._attach(file, path, answer)
+            self._attach(file, path, key, answer)
         except OSError as error:
             self.warnings.append(f"{path}: {error.strerror}: not probed")
             return Resolved()
@@ -142,7 +154,7 @@ class ProbePlacer:
             missing=tuple((role, reason) for role, reason in answer["missing"]),
         )
 
-    def _attach(self, file: BinaryIO, path: str, answer: Mapping[str, Any]) -> None:
+    def _attach(self, file: BinaryIO, path: str, key: tuple[str, int], answer: Mapping[str, Any]) -> None:
         """Places what the parser found, after a look at the bytes that will be overwritten."""
         first = len(self.rows)
         probes = answer["probes"]
@@ -152,32 +164,40 @@ class ProbePlacer:
             code = bytes.fromhex(probe["code"])
             if os.pread(file.fileno(), len(code), probe["file_offset"]) != code or not code:
                 raise TraceError(f"{path} has no {probe['instruction']} at {probe['file_offset']:#x}", None)
-            self._programs.describe_probe(cookie, _fields(probe))
+            self._programs.describe_probe(cookie, [*_fields(probe), self._first_row + cookie])
+        staying = [cookie for cookie, probe in enumerate(probes, first) if probe["action"] != "window"]
         reason = None
         try:
-            self._programs.attach_engine_probes(
-                f"/proc/self/fd/{file.fileno()}",
-                [probe["file_offset"] for probe in probes],
-                list(range(first, first + len(probes))),
-            )
+            if staying:
+                offsets = [probes[cookie - first]["file_offset"] for cookie in staying]
+                self._programs.attach_engine_probes(f"/proc/self/fd/{file.fileno()}", offsets, staying)
         except OSError as error:
             reason = error.strerror
-        self.rows += [
-            {
-                "name": f"{probe['role']} {probe['action']}",
-                "role": probe["role"],
-                "symbol": probe["symbol"],
-                "path": path,
-                "build_id": answer["build_id"],
-                "offset": probe["file_offset"],
-                "instruction": probe["instruction"],
-                "attached": reason is None,
-                "reason": reason,
-                "cost_class": probe["cost_class"],
-                "hits": 0,
-            }
-            for probe in probes
-        ]
+        for cookie, probe in enumerate(probes, first):
+            windowed = cookie not in staying
+            self.rows.append(
+                {
+                    "name": f"{probe['role']} {probe['action']}",
+                    "role": probe["role"],
+                    "symbol": probe["symbol"],
+                    "path": path,
+                    "build_id": answer["build_id"],
+                    "offset": probe["file_offset"],
+                    "instruction": probe["instruction"],
+                    "attached": reason is None and not windowed,
+                    "reason": _NO_WINDOW if windowed else reason,
+                    "cost_class": probe["cost_class"],
+                    "windowed": windowed,
+                    "hits": 0,
+                }
+            )
+            if windowed:
+                if key not in self.windowed:
+                    self.windowed[key] = WindowedFile(os.dup(file.fileno()), [])
+                found = WindowProbe(cookie, probe["file_offset"], probe["level"], self.rows[-1])
+                self.windowed[key].probes.append(found)
+            elif probe["role"] == "decode" and probe["action"] == "begin":
+                self.decode_cookies.append(cookie)
 
 
 def _identity(file: BinaryIO) -> tuple[int, int, int]:
@@ -186,7 +206,7 @@ def _identity(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def _fields(probe: Mapping[str, Any]) -> list[int]:
-    """The fields of `struct probe` in bpf/state.bpf.c, in order."""
+    """The fields of `struct probe` in bpf/state.bpf.c, in order, but for the last."""
     action = "hold" if probe["role"] == "link_map" else probe["action"]
     fields = [int(Role[probe["role"].upper()]), _ACTIONS[action], probe["sp_offset"], probe["condition"] + 1]
     for name in ("context", "n_tokens", "argument"):

@@ -23,6 +23,7 @@ class Options:
     allow_system_changes: bool = False
     sample_frequency: int = 99
     debug_information: bool = False
+    overhead_budget_pct: float = 2.0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -33,4 +34,5 @@ class Options:
             "allow_system_changes": self.allow_system_changes,
             "sample_frequency": self.sample_frequency,
             "debug_information": self.debug_information,
+            "overhead_budget_pct": self.overhead_budget_pct,
         }

@@ -151,11 +151,13 @@ class _Run:
         from bitnet_trace.capture.address_spaces import AddressSpaces
         from bitnet_trace.capture.debuggers import Debuggers
         from bitnet_trace.capture.drain import Drain
+        from bitnet_trace.capture.governor import Governor
         from bitnet_trace.capture.libraries import ProbePlacer
+        from bitnet_trace.capture.windows import Windows
         from bitnet_trace.recording.writer import Writer
 
         self._spaces = AddressSpaces()
-        self._placer = ProbePlacer(self._programs, self._parser, self._spaces)
+        self._placer = ProbePlacer(self._programs, self._parser, self._spaces, len(self._kernel_rows))
         self._debuggers = Debuggers(self._placer, self._programs.hold)
         self._holder = self._debuggers.holder
         owner = (self._user.uid, self._user.gid) if self._user else None
@@ -170,6 +172,8 @@ class _Run:
         self._mark("released")
         self._stats = cost.StatsWindows()
         self._cpu_before_ns = time.process_time_ns()
+        governor = Governor(self._options.overhead_budget_pct, self._always_on_ns)
+        self._windows = Windows(self._programs, self._placer.windowed, self._placer.decode_cookies, governor)
         self._child.release()
 
     def give_up(self) -> None:
@@ -201,6 +205,8 @@ class _Run:
 
     def follow(self) -> Result:
         """Drains and handles stops until the target has ended; then ends the recording."""
+        if self._options.detail != "counts":
+            self._windows.start()
         last_drain = time.monotonic()
         next_meta = last_drain + _META_INTERVAL_S
         self._handle_ends()
@@ -210,7 +216,7 @@ class _Run:
             if self._signals.asked_to_stop and self._holder.is_stopped(self._child.pid):
                 self._stop_too()
             if time.monotonic() >= last_drain + self._interval_s:
-                self._record(self._drain.step)
+                self._record(self._step)
                 self._debuggers.take(self._drain.take_news(), look=True)
                 self._stats.step()
                 last_drain = time.monotonic()
@@ -238,10 +244,15 @@ class _Run:
         except TraceError as error:
             self._failure = error
             self._holder.release_all()
+            self._windows.stop()
             self._programs.detach()
             if self._status is None:
                 # said now, for whom the program runs for hours
                 tell("recording has ended, its folder cannot be written any more; the program goes on untraced")
+
+    def _step(self) -> None:
+        self._drain.step()
+        self._writer.windows(self._windows.take_rows())
 
     def _stop_too(self) -> None:
         """The target was stopped with all of its job: so are we, for our shell to see, until the job is continued.
@@ -275,15 +286,18 @@ class _Run:
 
     def _finish(self) -> Result:
         self._holder.release_all()
+        self._windows.stop()
         self._wait_for_output()
         self._programs.detach()
         self._record(lambda: self._drain.finish(time.monotonic_ns()))
+        self._record(lambda: self._writer.windows(self._windows.take_rows()))
         self._debuggers.take(self._drain.take_news(), look=False)
         self._placer.finish()
         self._stats.close()
         sources = self._drain.samples, self._spaces, self._parser, self._options.debug_information
         self._record(lambda: self._writer.symbols(symbols.symbol_rows(*sources)))
         self._spaces.close()
+        self._placer.close()
         self._mark("drained")
         meta = self._meta()
         self._programs.close()
@@ -325,10 +339,11 @@ class _Run:
             "taskstats": self._drain.taskstats,
             "io_uring_overflows": self._programs.io_uring_overflows(),
             "cost": self._cost(),
+            "windows": self._windows.meta() if self._options.detail != "counts" else None,
             "neighbours": self._drain.neighbours,
             "warnings": [
                 warning
-                for part in (self._placer, self._debuggers, self._drain, self._spaces)
+                for part in (self._placer, self._debuggers, self._drain, self._spaces, self._windows)
                 for warning in part.warnings
             ]
             + self._not_counted(),
@@ -348,11 +363,21 @@ class _Run:
     def _wall_ns(self) -> int:
         return self._timeline.get("ended", time.monotonic_ns()) - self._timeline["released"]
 
+    def _always_on_ns(self) -> int:
+        """What tracing has cost until now without any window: of the target's CPU time, an estimate."""
+        share = self._stats.share(self._wall_ns() / 1e9)
+        hits = self._programs.probe_hits(len(self._placer.rows))
+        rows = [{**row, "hits": n} for row, n in zip(self._placer.rows, hits, strict=False)]
+        tracer_cpu_ns = time.process_time_ns() - self._cpu_before_ns - self._windows.cpu_ns
+        bpf_ns: int = self._programs.cost()["bpf_ns"]
+        return round(bpf_ns / share) + tracer_cpu_ns + cost.trap_ns(rows)
+
     def _cost(self) -> dict[str, Any]:
         share = self._stats.share(self._wall_ns() / 1e9)
         bpf = {name: round(measured / share) for name, measured in self._programs.cost().items()}
         until_ns = self._cpu_at_end_ns if self._cpu_at_end_ns is not None else time.process_time_ns()
-        tracer_cpu_ns = until_ns - self._cpu_before_ns  # what comes after the target's end costs it nothing
+        # what comes after the target's end costs it nothing; what windows took is charged to them
+        tracer_cpu_ns = until_ns - self._cpu_before_ns - self._windows.cpu_ns
         parts = {
             **bpf,
             "bpf_timed_share": round(share, 3),
@@ -364,7 +389,13 @@ class _Run:
             return parts
         cpus = len(os.sched_getaffinity(0))
         estimated = cost.estimate(
-            bpf["bpf_ns"], self._placer.rows, tracer_cpu_ns, self._target_cpu_ns, self._wall_ns(), cpus
+            bpf["bpf_ns"],
+            self._placer.rows,
+            tracer_cpu_ns,
+            self._target_cpu_ns,
+            self._wall_ns(),
+            cpus,
+            self._windows.governor.spent_ns,
         )
         return {**parts, "target_cpu_ns": self._target_cpu_ns, **estimated}
 

@@ -69,8 +69,11 @@ def _load_program(kind: int, attach_type: int, attach_type_id: int, instructions
     return _bpf(_BPF_PROG_LOAD, attributes)
 
 
-def link_multi_uprobe(program: int, path: str, offsets: list[int], cookies: list[int]) -> int:
-    """Attaches a program to many file offsets of one file; closing the returned descriptor detaches them all."""
+def link_multi_uprobe(program: int, path: str, offsets: list[int], cookies: list[int], pid: int = 0) -> int:
+    """Attaches a program to many file offsets of one file; closing the returned descriptor detaches them all.
+
+    With a `pid` the probes are put into that process's memory only.
+    """
     count = len(offsets)
     offset_array = (ctypes.c_uint64 * count)(*offsets)
     cookie_array = (ctypes.c_uint64 * count)(*cookies)
@@ -78,7 +81,7 @@ def link_multi_uprobe(program: int, path: str, offsets: list[int], cookies: list
     attributes = struct.pack(
         "<IIIIQQQQIII4x",
         program, 0, _ATTACH_UPROBE_MULTI, 0, ctypes.addressof(path_buffer), ctypes.addressof(offset_array),
-        0, ctypes.addressof(cookie_array), count, 0, 0,
+        0, ctypes.addressof(cookie_array), count, 0, pid,
     )  # fmt: skip
     return _bpf(_BPF_LINK_CREATE, attributes)
 

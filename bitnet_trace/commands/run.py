@@ -70,6 +70,15 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     is_flag=True,
     help="Name inlined functions of files above 24 MB too: their debug information takes seconds to read, at the end.",
 )
+@click.option(
+    "--overhead-budget",
+    type=click.FloatRange(0, 100),
+    default=2.0,
+    show_default=True,
+    metavar="PCT",
+    help="What tracing may cost the program. What is always on is paid for first; what is left of it goes to windows: "
+    "moments in which barriers are looked at. 0: none.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -83,6 +92,7 @@ def run(
     allow_system_changes: bool,
     sample_freq: int,
     debug_info: bool,
+    overhead_budget: float,
     quiet: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -107,6 +117,7 @@ def run(
             allow_system_changes=allow_system_changes,
             sample_frequency=sample_freq,
             debug_information=debug_info,
+            overhead_budget_pct=overhead_budget,
         ),
     )
     if not quiet:

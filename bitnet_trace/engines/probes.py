@@ -17,11 +17,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SetAction = Literal["call", "mark", "tokens"]
+SetAction = Literal["call", "mark", "tokens", "window"]
 
 _LOCATION = re.compile(r"(?P<register>\w+)|u32 at (?P<base>\w+)\+(?P<offset>\d+)")
 _SWITCHES = ("ends_at_jump", "each_token")
-_ACTIONS = ("call", "mark", "tokens")
+_ACTIONS = ("call", "mark", "tokens", "window")
 _SHORT_NAMES = {f"r{name}": name for name in ("bp", "bx", "ax", "cx", "dx", "si", "di", "sp")}
 
 
@@ -57,7 +57,8 @@ class RoleProbes:
     """What is probed for one role; of the first alternative that a file has functions for, all are.
 
     `ends_at_jump`: a tail jump ends the call, whatever the function that it goes to does. `each_token`: called so often
-    that its end is looked for where a probe is cheaper than on a `ret`.
+    that its end is looked for where a probe is cheaper than on a `ret`. `level`: what functions of several levels tell
+    of is the same, and one level is probed in a process: the lowest that is called there.
     """
 
     role: str
@@ -65,6 +66,7 @@ class RoleProbes:
     alternatives: tuple[Alternative, ...]
     ends_at_jump: bool = False
     each_token: bool = False
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ def pt_regs_fields() -> tuple[str, ...]:
 
 
 def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
-    _only(entry, {"role", "action", "alternatives", *_SWITCHES})
+    _only(entry, {"role", "action", "alternatives", "level", *_SWITCHES})
     role, action = entry.get("role"), entry.get("action")
     if not isinstance(role, str) or role.upper() not in Role.__members__:
         raise ValueError(f"unknown role {role!r}")
@@ -162,7 +164,10 @@ def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise ValueError(f"role {role}: {name} must be true or false")
-    return RoleProbes(role, action, alternatives, **switches)
+    level = entry.get("level", 0)
+    if not isinstance(level, int) or isinstance(level, bool):
+        raise ValueError(f"role {role}: level must be a number")
+    return RoleProbes(role, action, alternatives, level=level, **switches)
 
 
 def _function_role(entry: Mapping[str, Any]) -> FunctionRole:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Literal
 
-from bitnet_trace.engines import code
+from bitnet_trace.engines import code, placement
 from bitnet_trace.engines.code import CostClass
 from bitnet_trace.engines.elf import Elf, Symbol
 from bitnet_trace.engines.ends import End, cheap_ends
 from bitnet_trace.engines.names import matches, needle, pretty
-from bitnet_trace.engines.probes import NOWHERE, Alternative, Location, ProbeSet, RoleProbes
+from bitnet_trace.engines.probes import NOWHERE, Alternative, Location, ProbeSet, RoleProbes, pt_regs_fields
 
-Action = Literal["begin", "end", "mark", "tokens"]
+Action = Literal["begin", "end", "mark", "tokens", "window"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Probe:
     `symbol` is the function that the role's pattern found, demangled; an "end" may lie in a function that it
     tail-jumps to. `file_offset` is what perf_event_open takes. At every probe the stack pointer plus `sp_offset` is
     what it was at the function's entry, where it points to the return address. `condition`: the code of the one that
-    has to hold for the hit to count, as in conditional jumps; -1: none.
+    has to hold for the hit to count, as in conditional jumps; -1: none. `level` is that of RoleProbes.
     """
 
     role: str
@@ -36,6 +36,7 @@ class Probe:
     argument: Location = NOWHERE
     sp_offset: int = 0
     condition: int = -1
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ def _resolve_role(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol], res
     for function in own:
         if probes.action == "call":
             found = _call_probes(elf, probes, function, alternative, resolution.doubts)
+        elif probes.action == "window":
+            found = [_window_probe(elf, probes, function, alternative)]
         else:
             found = [_probe(elf, probes.role, probes.action, function, function.address, alternative)]
         problems.extend(problem for problem in found if isinstance(problem, str))
@@ -155,6 +158,36 @@ def _end_probes(elf: Elf, probes: RoleProbes, function: Symbol, exits: code.Exit
                 probe = replace(probe, condition=place.condition, sp_offset=place.sp_offset)
             found.append(probe)
     return found
+
+
+def _window_probe(elf: Elf, probes: RoleProbes, function: Symbol, places: Alternative) -> Probe | str:
+    """The probe that costs least of those that are hit once per call, for functions that are called very often.
+
+    The argument is read only where its register still holds it; else it is unknown there.
+    """
+    wanted = _register_name(places.argument)
+    found = placement.cheapest(elf, function, _cold_parts(elf, function), [wanted] if wanted else [])
+    if isinstance(found, str):
+        return f"{pretty(function.name)}: {found}"
+    return Probe(
+        role=probes.role,
+        action="window",
+        symbol=pretty(function.name),
+        file_offset=elf.file_offset(found.address),
+        instruction=found.instruction,
+        code=found.code.hex(),
+        cost_class=found.cost_class,
+        argument=places.argument if not wanted or wanted in found.intact else NOWHERE,
+        sp_offset=found.sp_offset,
+        level=probes.level,
+    )
+
+
+def _register_name(location: Location) -> str | None:
+    if location.kind == "none":
+        return None
+    name = pt_regs_fields()[location.register]
+    return None if name == "sp" else name if name.startswith("r") else f"r{name}"
 
 
 def _choose(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol]) -> tuple[Alternative, list[Symbol]] | None:

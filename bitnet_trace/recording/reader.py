@@ -107,6 +107,11 @@ class Recording:
         return self._table("symbols").drop_duplicates(["pid", "address"])
 
     @cached_property
+    def windows(self) -> pd.DataFrame:
+        """Spans of time in which costly probes were on, the columns of schema.WINDOW_SCHEMA, in order of recording."""
+        return self._table("windows")
+
+    @cached_property
     def stored_counters(self) -> pd.DataFrame:
         """The counters that the kernel kept (`--detail counts`): tid, phase and layout.COUNTER_FIELDS, as deltas."""
         return self._table("counters")

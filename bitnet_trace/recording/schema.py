@@ -12,7 +12,18 @@ META_TEMPORARY_NAME = "meta.json.tmp"
 STREAM_SUFFIX = ".arrows"
 LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
-STREAM_NAMES = ("events", "counters", "phases", "threads", "maps", "taskstats", "samples", "stacks", "symbols")
+STREAM_NAMES = (
+    "events",
+    "counters",
+    "phases",
+    "threads",
+    "maps",
+    "taskstats",
+    "samples",
+    "stacks",
+    "symbols",
+    "windows",
+)
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
 DELAYS = ("blkio", "swapin", "freepages", "thrashing", "compact", "wpcopy", "irq")
@@ -127,6 +138,18 @@ SYMBOL_SCHEMA = pa.schema(
         ("spins", pa.bool_()),
     ]
 )
+# When costly probes were on: from after they were attached until before they were detached, every hit of them counted
+# and recorded. `what`: "barriers", "operations" or "function:NAME"; `cost_ns`: what the hits are reckoned to have cost.
+WINDOW_SCHEMA = pa.schema(
+    [
+        ("what", pa.string()),
+        ("begin_ns", pa.int64()),
+        ("end_ns", pa.int64()),
+        ("hits", pa.int64()),
+        ("cost_ns", pa.int64()),
+    ]
+)
+
 SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE = (
     np.dtype([(field.name, field.type.to_pandas_dtype()) for field in schema])
     for schema in (SAMPLE_SCHEMA, STACK_SCHEMA)
@@ -142,6 +165,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "samples": SAMPLE_SCHEMA,
     "stacks": STACK_SCHEMA,
     "symbols": SYMBOL_SCHEMA,
+    "windows": WINDOW_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -155,6 +179,7 @@ NULLABLE = {
     "samples": frozenset[str](),
     "stacks": frozenset[str](),
     "symbols": frozenset({"module", "function", "inlined", "spins"}),
+    "windows": frozenset[str](),
 }
 
 # Fields that are moments of CLOCK_MONOTONIC.
@@ -168,4 +193,5 @@ TIMES = {
     "samples": frozenset({"ts_ns"}),
     "stacks": frozenset[str](),
     "symbols": frozenset[str](),
+    "windows": frozenset({"begin_ns", "end_ns"}),
 }

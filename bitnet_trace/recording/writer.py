@@ -122,6 +122,10 @@ class Writer:
         """Appends what addresses mean: schema.SYMBOL_SCHEMA, None for what is not known."""
         self._append_rows("symbols", rows)
 
+    def windows(self, rows: Iterable[Row]) -> None:
+        """Appends windows in which costly probes were on: schema.WINDOW_SCHEMA."""
+        self._append_rows("windows", rows)
+
     def update_meta(self, **values: Any) -> None:
         """Sets keys of meta.json; readers see the old file or the new one, never a part."""
         self._meta.update(values)

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from bitnet_trace.analysis.absences import SwitchPairs
 from bitnet_trace.analysis.waits import Waits
 from bitnet_trace.recording.layout import DURATION_ONLY, Kind, SwitchFlag, WaitReason
 from tests.unit.traces import event, events
@@ -36,9 +37,9 @@ STORY = [
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_reasons_whatever_the_batches(size):
-    waits = Waits()
+    waits, pairs = Waits(), SwitchPairs()
     for begin in range(0, len(STORY), size):
-        waits.add(events(*STORY[begin : begin + size]))
+        waits.add(pairs.add(events(*STORY[begin : begin + size])))
     table = waits.by_reason().set_index("reason")
     assert list(table.index) == ["futex", "read", "preempted", "page fault"]
     assert list(table.loc["futex"]) == [2, 120, 5]
@@ -51,6 +52,8 @@ def test_reasons_whatever_the_batches(size):
 
 def test_durations_alone_are_no_waits():
     waits = Waits()
-    waits.add(events(away(10, 1, FUTEX), event(Kind.SWITCH_IN, 20, tid=1, arg0=DURATION_ONLY, arg1=9)))
+    waits.add(
+        SwitchPairs().add(events(away(10, 1, FUTEX), event(Kind.SWITCH_IN, 20, tid=1, arg0=DURATION_ONLY, arg1=9)))
+    )
     assert not len(waits.by_reason())
     assert not len(waits.ran_instead(pd.DataFrame({"tid": [], "comm": []}), None))

@@ -1,0 +1,66 @@
+"""Times off the CPU: each switch away, and the next switch in of the same thread."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_trace.analysis.split import Ints, as_time
+from bitnet_trace.recording.layout import DURATION_ONLY, EVENT_DTYPE, WAIT_REASON_SHIFT, Kind, SwitchFlag, WaitReason
+
+PREEMPTED = -1
+
+Events = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class Absences:
+    """Times off the CPU, an array per column, by thread and time.
+
+    `phase` is the one at the switch away; `reason` a wait_reason of bpf/record.h, or PREEMPTED; `next` the thread that
+    ran then, of a PREEMPTED one (0: none). Of `offcpu_ns`, the last `runq_ns` the thread was ready to run.
+    """
+
+    tid: Ints
+    phase: Ints
+    end_ns: Ints
+    reason: Ints
+    next: Ints
+    offcpu_ns: Ints
+    runq_ns: Ints
+
+    def __len__(self) -> int:
+        return len(self.tid)
+
+
+class SwitchPairs:
+    """Pairs switches; batches come in the order of time."""
+
+    def __init__(self) -> None:
+        self._open = np.empty(0, EVENT_DTYPE)  # of each thread its last switch away, when it has not come back
+
+    def add(self, batch: Events) -> Absences:
+        """The absences that ended in `batch`, an EVENT_DTYPE array."""
+        kinds = batch["kind"]
+        switches = batch[((kinds == Kind.SWITCH_OUT) | (kinds == Kind.SWITCH_IN)) & (batch["arg0"] < DURATION_ONLY)]
+        rows = np.concatenate([self._open, switches])
+        rows = rows[np.lexsort((rows["ts_ns"], rows["tid"]))]
+        is_out = rows["kind"] == Kind.SWITCH_OUT
+        paired = is_out[:-1] & ~is_out[1:] & (rows["tid"][:-1] == rows["tid"][1:])
+        last = np.append(rows["tid"][:-1] != rows["tid"][1:], np.ones(min(len(rows), 1), bool))
+        self._open = rows[last & is_out]
+        return _absences(rows[:-1][paired], rows[1:][paired])
+
+
+def _absences(out: Events, back: Events) -> Absences:
+    voluntary = (out["arg0"] & np.uint32(SwitchFlag.VOLUNTARY)) != 0
+    reason = ((out["arg0"] >> np.uint32(WAIT_REASON_SHIFT)) & np.uint32(WaitReason.FAULT)).astype(np.int64)
+    return Absences(
+        tid=out["tid"].astype(np.int64),
+        phase=out["phase"].astype(np.int64),
+        end_ns=as_time(back["ts_ns"]),
+        reason=np.where(voluntary, reason, PREEMPTED),
+        next=np.where(voluntary, 0, out["arg2"].astype(np.uint32).astype(np.int64)),
+        offcpu_ns=as_time(back["arg1"]),
+        runq_ns=as_time(back["arg2"]),
+    )

@@ -1,0 +1,60 @@
+"""What windows may cost: what is left of the budget when everything that is always on is paid for."""
+
+import time
+from collections.abc import Callable
+
+# What a first window is taken to cost before anything was measured: a share of the CPU time while its probes are live.
+_FIRST_SHARE = 0.2
+# Probes are live a while longer than their window is open: until the kernel has waited for its readers.
+_LIVE_LONGER_NS = 25_000_000
+_FIRST_FIXED_NS = 500_000  # of the tracer, to attach and detach
+_WEIGHT_OF_NEWEST = 0.3
+
+
+class Governor:
+    """The account of one run. All times are CPU time, of all CPUs together.
+
+    `always_on_ns`: what tracing has cost so far without any window, an estimate.
+    """
+
+    def __init__(self, budget_pct: float, always_on_ns: Callable[[], int]) -> None:
+        self.budget_pct = budget_pct
+        self.spent_ns = 0
+        self.share_left_pct: float | None = None
+        self._always_on_ns = always_on_ns
+        self._since_ns: dict[int, int] = {}  # CPU time of a process when it was first seen in an engine call
+        self._fixed_ns = float(_FIRST_FIXED_NS)
+        self._live_share: float | None = None
+
+    def left_ns(self, pid: int) -> int:
+        """What a window in this process may cost now; less than 0 when too much was spent already. Raises OSError.
+
+        Only what the engine has computed so far gives credit: what start and loading took is not to be spent on tokens.
+        """
+        used_ns = process_cpu_ns(pid)
+        computed_ns = used_ns - self._since_ns.setdefault(pid, used_ns)
+        always_on = self._always_on_ns() / used_ns if used_ns else 1.0
+        self.share_left_pct = self.budget_pct - 100 * always_on
+        return int(self.share_left_pct / 100 * computed_ns) - self.spent_ns
+
+    def forecast_ns(self, open_ns: int, cpus: int) -> int:
+        """What a window that is open for so long will cost while the target uses so many CPUs."""
+        share = _FIRST_SHARE if self._live_share is None else self._live_share
+        return int(self._fixed_ns + share * cpus * (open_ns + _LIVE_LONGER_NS))
+
+    def charge(self, hits_ns: int, tracer_ns: int, open_ns: int, cpus: int) -> int:
+        """Books a window: its hits, and the tracer's own time. Returns what it cost."""
+        share = hits_ns / (cpus * (open_ns + _LIVE_LONGER_NS))
+        if self._live_share is None:
+            self._live_share = share
+        else:
+            self._live_share += _WEIGHT_OF_NEWEST * (share - self._live_share)
+        self._fixed_ns += _WEIGHT_OF_NEWEST * (tracer_ns - self._fixed_ns)
+        self.spent_ns += hits_ns + tracer_ns
+        return hits_ns + tracer_ns
+
+
+def process_cpu_ns(pid: int) -> int:
+    """CPU time that a process has used. Raises OSError when it is gone."""
+    # the clock of a process's CPU time: MAKE_PROCESS_CPUCLOCK of linux/posix-timers.h, as clock_getcpuclockid(3)
+    return time.clock_gettime_ns((~pid << 3) | 2)
