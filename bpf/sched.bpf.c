@@ -7,7 +7,8 @@ static __always_inline void enter_cpu(u32 tid, struct thread *t, u64 now, u32 fl
 {
 	u32 phase = phase_of(t), cpu = bpf_get_smp_processor_id();
 	u64 off_cpu_ns = t->off_ts ? now - t->off_ts : 0;
-	u64 run_queue_ns = t->runnable_ts ? now - t->runnable_ts : 0;
+	/* of a switch that is put right late `now` is reckoned, and may lie before a wake-up that was told */
+	u64 run_queue_ns = t->runnable_ts && t->runnable_ts < now ? now - t->runnable_ts : 0;
 
 	if (t->off_ts && cpu != t->cpu)
 		flags |= SWITCH_MIGRATED;

@@ -1,6 +1,7 @@
 """Times off the CPU: each switch away, and the next switch in of the same thread."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,18 @@ class Absences:
 
     def __len__(self) -> int:
         return len(self.tid)
+
+    def __getitem__(self, rows: Any) -> "Absences":
+        """Those of an index or a mask."""
+        return Absences(*(getattr(self, one.name)[rows] for one in fields(self)))
+
+
+def join(parts: list[Absences]) -> Absences:
+    """All of them, one after the other."""
+    nothing = np.empty(0, np.int64)
+    return Absences(
+        *(np.concatenate([nothing, *(getattr(part, one.name) for part in parts)]) for one in fields(Absences))
+    )
 
 
 class SwitchPairs:

@@ -1,7 +1,7 @@
 """Everything that a report shows, computed once from a recording; what renderers take."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,16 @@ import pandas as pd
 
 from bitnet_trace.analysis import tables, taskstats
 from bitnet_trace.analysis.absences import SwitchPairs
+from bitnet_trace.analysis.barrier_tables import BarrierReport, barrier_report
+from bitnet_trace.analysis.barriers import BarrierEvents
+from bitnet_trace.analysis.findings import Finding, find
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.analysis.health import health, unattached
 from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
+from bitnet_trace.analysis.names import ThreadNames
 from bitnet_trace.analysis.phases import name_phases
+from bitnet_trace.analysis.preemption import Preemptions
 from bitnet_trace.analysis.profile import Profile, profile
 from bitnet_trace.analysis.speed import compare_timings, summary
 from bitnet_trace.analysis.tlb import TlbFlushes
@@ -33,7 +38,8 @@ class Report:
     layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health`, `faults`, `tlb` and `io`
     are as the JSON output has them (the last two None when they were not traced), `summary` has the keys of
     columns.SUMMARY, `timings` the rows of `compare_timings`, `taskstats_summary` is that of taskstats.summary.
-    `waits` and `ran_instead` have the columns WAITS and INSTEAD, and no rows where only counters were kept.
+    `waits` and `ran_instead` have the columns WAITS and INSTEAD, `preemptions` those of Preemptions.by_phase, and no
+    rows where only counters were kept. `findings`: what is wrong, the gravest first. `names`: of all threads.
     """
 
     recording: Recording
@@ -55,12 +61,17 @@ class Report:
     profile: Profile | None
     waits: pd.DataFrame
     ran_instead: pd.DataFrame
+    preemptions: pd.DataFrame
+    barriers: BarrierReport
+    names: ThreadNames
+    findings: tuple[Finding, ...] = ()
 
 
 def build_report(recording: Recording) -> Report:
     """The report of `recording`: its events are read once, in pieces."""
     latencies, requests, flushes = FaultLatencies(), IoRequests(), TlbFlushes()
-    pairs, waits = SwitchPairs(), Waits()
+    pairs, waits, preemptions = SwitchPairs(), Waits(), Preemptions()
+    barriers = BarrierEvents(recording.windows, recording.phases)
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
@@ -68,7 +79,10 @@ def build_report(recording: Recording) -> Report:
         for batch in recording.event_batches(500_000):
             for gatherer in (latencies, requests, flushes):
                 gatherer.add(batch)
-            waits.add(pairs.add(batch))
+            absences = pairs.add(batch)
+            waits.add(absences)
+            preemptions.add(absences)
+            barriers.add(batch, absences)
             latest_ns = max(latest_ns, int(batch["ts_ns"].max()))
             yield batch
 
@@ -83,7 +97,9 @@ def build_report(recording: Recording) -> Report:
     numbers = summary(phases)
     compared = taskstats.compare(recording.taskstats, counters, phases, recording.threads, blind)
     total = tables.without_unattached(tables.total(counters), COUNTERS, blind)
-    return Report(
+    names = ThreadNames(recording.threads, meta.get("neighbours", {}))
+    sampled = profile(recording, phases)
+    report = Report(
         recording=recording,
         run=_run(meta, start_ns, numbers),
         health=state,
@@ -100,10 +116,14 @@ def build_report(recording: Recording) -> Report:
         counters=counters,
         taskstats=compared,
         taskstats_summary=taskstats.summary(compared, meta),
-        profile=profile(recording, phases),
+        profile=sampled,
         waits=waits.by_reason(),
         ran_instead=waits.ran_instead(recording.threads, meta.get("neighbours", {})),
+        preemptions=preemptions.by_phase(phases),
+        barriers=barrier_report(recording, phases, barriers.result(), sampled, names),
+        names=names,
     )
+    return replace(report, findings=find(report))
 
 
 def _tlb(total: pd.DataFrame, flushes: TlbFlushes) -> dict[str, Any] | None:

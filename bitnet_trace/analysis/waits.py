@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bitnet_trace.analysis.absences import PREEMPTED, Absences
+from bitnet_trace.analysis.names import ThreadNames
 from bitnet_trace.columns import INSTEAD, WAITS
 from bitnet_trace.recording.layout import WaitReason
 
@@ -69,11 +70,9 @@ class Waits:
         table = self._total()
         table = table[table["reason"] == PREEMPTED].groupby("next")[["count", "offcpu_ns", "runq_wait_ns"]].sum()
         table = table.reset_index().rename(columns={"next": "tid"})
-        named = threads.dropna(subset=["comm"])
-        own = {int(tid): str(comm) for tid, comm in zip(named["tid"], named["comm"], strict=True)}
-        foreign = neighbours if isinstance(neighbours, dict) else {}
-        table["own"] = ["yes" if tid in own else "no" for tid in table["tid"]]
-        table["comm"] = pd.Series([_name(tid, own, foreign) for tid in table["tid"]], dtype=object, index=table.index)
+        names = ThreadNames(threads, neighbours)
+        table["own"] = ["yes" if names.is_own(tid) else "no" for tid in table["tid"]]
+        table["comm"] = pd.Series([names.of(tid) for tid in table["tid"]], dtype=object, index=table.index)
         return _sorted(table)[[column.key for column in INSTEAD]]
 
     def _total(self) -> pd.DataFrame:
@@ -84,10 +83,3 @@ class Waits:
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("offcpu_ns", ascending=False, kind="stable").reset_index(drop=True)
-
-
-def _name(tid: int, own: dict[int, str], foreign: dict[str, Any]) -> Any:
-    if tid == 0:
-        return "idle"
-    name = own.get(tid, foreign.get(str(tid)))
-    return name if isinstance(name, str) else None

@@ -27,6 +27,8 @@ def cell(value: Any, column: Column) -> str:
         return f"{three_digits(float(value))} tok/s"
     if column.format == "pct":
         return percent(float(value))
+    if column.format == "number":
+        return f"{value:g}" if isinstance(value, float) else str(value)
     return printable(str(value), _TEXT_LIMIT)
 
 

@@ -6,16 +6,22 @@ from typing import Any
 
 import pandas as pd
 
+from bitnet_trace.analysis.barrier_tables import BarrierReport
+from bitnet_trace.analysis.findings import Finding
 from bitnet_trace.analysis.profile import Profile
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.columns import (
+    BARRIER_PHASES,
+    BARRIER_THREADS,
     COUNTERS,
+    FINDINGS,
     FUNCTIONS,
     INSTEAD,
     PHASE_SUMS,
     PHASES,
     ROLES,
     SPIN,
+    STRAGGLERS,
     SUMMARY,
     TASKSTATS,
     THREADS,
@@ -25,8 +31,7 @@ from bitnet_trace.columns import (
 )
 
 SCHEMA = 1
-# Parts of the schema that this version does not measure: null, as everything that is missing.
-NOT_MEASURED = ("barriers", "findings")
+_MAX_STRAGGLERS = 100
 
 
 def render(report: Report) -> str:
@@ -59,7 +64,8 @@ def to_dict(report: Report) -> dict[str, Any]:
         "profile": _profile(report.profile),
         "waits": records(report.waits, WAITS),
         "ran_instead": records(report.ran_instead, INSTEAD),
-        **dict.fromkeys(NOT_MEASURED),
+        "barriers": _barriers(report.barriers),
+        "findings": [_finding(one) for one in report.findings],
         "columns": {column.key: {"help": column.help, "how": column.how} for column in COUNTERS},
     }
     plain = _plain(value)
@@ -79,6 +85,19 @@ def _profile(found: Profile | None) -> dict[str, Any] | None:
         "roles": records(found.roles, ROLES),
         "spin": records(found.spin, SPIN),
     }
+
+
+def _barriers(found: BarrierReport) -> dict[str, Any]:
+    return {
+        **found.summary,
+        "by_phase": records(found.by_phase, BARRIER_PHASES),
+        "by_thread": records(found.by_thread, BARRIER_THREADS),
+        "stragglers": records(found.stragglers.head(_MAX_STRAGGLERS), STRAGGLERS),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {**{column.key: getattr(finding, column.key) for column in FINDINGS}, "threads": list(finding.threads)}
 
 
 def records(table: pd.DataFrame, columns: tuple[Column, ...]) -> list[dict[str, Any]]:

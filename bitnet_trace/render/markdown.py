@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.printable import printable
-from bitnet_trace.render import grids, profile_grids
+from bitnet_trace.render import barrier_grids, finding_lines, grids, profile_grids
 from bitnet_trace.render.grids import Grid
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&])")
@@ -24,9 +24,11 @@ def _lines(report: Report) -> Iterator[str]:
     if warnings:
         yield ""
         yield from (f"> ⚠ {_escaped(line)}  " for line in warnings)
+    yield from _findings(report)
     yield from _grid(Grid("Speed", ["", ""], [list(pair) for pair in grids.speed(report)]))
     tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
-    tables += [grids.calls(report), *grids.waits(report), *profile_grids.grids(report.profile), grids.io_uring(report)]
+    tables += [grids.calls(report), *barrier_grids.grids(report), *grids.waits(report)]
+    tables += [*profile_grids.grids(report.profile), grids.io_uring(report)]
     for grid in tables:
         if grid is not None:
             yield from _grid(grid)
@@ -34,6 +36,14 @@ def _lines(report: Report) -> Iterator[str]:
     yield from ("", "## Health of the recording", "", _escaped(grids.health_line(report)))
     yield from ("", _escaped(profile_grids.health_line(report.profile)))
     yield from ("", _escaped(grids.taskstats_line(report)))
+
+
+def _findings(report: Report) -> Iterator[str]:
+    yield from ("", "## Findings", "")
+    for severity, title, details in finding_lines.findings(report):
+        yield f"* **{severity}**: {_escaped(title)}"
+        yield from (f"  * {_escaped(line)}" for line in details)
+    yield from (f"*{_escaped(line)}*" for line in finding_lines.closing(report))
 
 
 def _grid(grid: Grid) -> Iterator[str]:

@@ -11,12 +11,13 @@ from rich.text import Text
 
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.printable import printable
-from bitnet_trace.render import grids, profile_grids
+from bitnet_trace.render import barrier_grids, finding_lines, grids, profile_grids
 from bitnet_trace.render.grids import Grid
 
 _MIN_WIDTH = 40
 _INDENT = 2
 _GUTTER = 2
+_SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "note": "default"}
 
 
 def render(report: Report, width: int = 80, color: bool = False) -> str:
@@ -37,10 +38,12 @@ def render(report: Report, width: int = 80, color: bool = False) -> str:
     _pairs(console, grids.heading(report))
     for line in grids.warnings(report):
         console.print(Padding(Text(f"! {line}", style="yellow"), (0, 0, 0, _INDENT)))
+    _findings(console, report)
     _title(console, "Speed")
     _pairs(console, grids.speed(report))
     tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
-    tables += [grids.calls(report), *grids.waits(report), *profile_grids.grids(report.profile), grids.io_uring(report)]
+    tables += [grids.calls(report), *barrier_grids.grids(report), *grids.waits(report)]
+    tables += [*profile_grids.grids(report.profile), grids.io_uring(report)]
     for grid in tables:
         if grid is not None:
             _print_grid(console, grid)
@@ -50,6 +53,16 @@ def render(report: Report, width: int = 80, color: bool = False) -> str:
     for line in (grids.health_line(report), profile_grids.health_line(report.profile), grids.taskstats_line(report)):
         console.print(Padding(Text(line), (0, 0, 0, _INDENT)))
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+
+
+def _findings(console: Console, report: Report) -> None:
+    _title(console, "Findings")
+    for severity, title, details in finding_lines.findings(report):
+        console.print(Padding(Text(f"{severity}: {title}", style=_SEVERITY_STYLES[severity]), (0, 0, 0, _INDENT)))
+        for line in details:
+            console.print(Padding(Text(line), (0, 0, 0, 2 * _INDENT)))
+    for line in finding_lines.closing(report):
+        console.print(Padding(Text(line, style="dim"), (0, 0, 0, _INDENT)))
 
 
 def _title(console: Console, title: str) -> None:

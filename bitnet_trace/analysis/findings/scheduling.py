@@ -1,0 +1,133 @@
+"""Findings about CPUs: more threads than CPUs, and CPUs that others took."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bitnet_trace.analysis.findings.finding import Finding, plural, severity_of
+from bitnet_trace.analysis.tables import ENGINE_CALL_NAMES
+
+if TYPE_CHECKING:
+    from bitnet_trace.analysis.report import Report
+
+# A thread computes in a phase when it ran for this share of the busiest one's time: they have like pieces of the work.
+_COMPUTES_SHARE = 0.2
+# Threads that take turns by themselves hardly wait for a CPU, however many they are.
+OVERSUBSCRIBED_WAIT_PCT = 5.0
+PREEMPTED_PCT = 5.0
+# Less is an accident: the kernel's housekeeping, or the tracer's, once or twice in a short phase.
+PREEMPTED_LEAST_NS = 20_000_000
+_MAX_NAMED = 3
+
+
+@dataclass(frozen=True)
+class _Computing:
+    """The threads that computed in the calls of one name and process."""
+
+    name: str
+    dur_ns: int
+    tids: tuple[int, ...]
+    cpu_ns: int
+    runq_ns: int
+
+    @property
+    def wait_pct(self) -> float:
+        """Of the time in which they ran or wanted to, that in which they had no CPU."""
+        wanted_ns = self.cpu_ns + self.runq_ns
+        return 100 * self.runq_ns / wanted_ns if wanted_ns else 0.0
+
+
+def oversubscribed(report: "Report") -> Finding | None:
+    """More threads compute than there are CPUs that they may use."""
+    cpus = _cpus(report)
+    if not cpus:
+        return None
+    found = [one for one in _computing(report) if len(one.tids) > len(cpus) and one.wait_pct >= OVERSUBSCRIBED_WAIT_PCT]
+    if not found:
+        return None
+    worst = max(found, key=lambda one: one.runq_ns)
+    n = len(worst.tids)
+    return Finding(
+        rule="oversubscription",
+        severity=severity_of(worst.wait_pct),
+        title=f"oversubscribed: {n} threads compute in {worst.name} on {plural(len(cpus), 'CPU')}",
+        figure=float(n),
+        threshold=float(len(cpus)),
+        unit="threads",
+        phase=worst.name,
+        evidence=tuple(
+            f"{one.name}: {len(one.tids)} threads, without a CPU for {one.wait_pct:.0f} % of the time they wanted one"
+            for one in found
+        ),
+        advice=f"run it with -t {len(cpus)}, or give it more CPUs (taskset, cpuset, --cpus)",
+        threads=worst.tids,
+    )
+
+
+def preempted(report: "Report") -> Finding | None:
+    """Computing threads were put off their CPUs for others: programs, the kernel, threads that do not compute."""
+    worst: tuple[float, _Computing, pd.DataFrame] | None = None
+    for one in _computing(report):
+        table = report.preemptions[report.preemptions["name"] == one.name]
+        table = table[table["tid"].isin(one.tids) & (table["next"] != 0) & ~table["next"].isin(one.tids)]
+        most_ns = float(table.groupby("tid")["offcpu_ns"].sum().max()) if len(table) else 0.0
+        pct = 100 * most_ns / max(one.dur_ns, 1)
+        if pct >= PREEMPTED_PCT and most_ns >= PREEMPTED_LEAST_NS and (worst is None or pct > worst[0]):
+            worst = (pct, one, table)
+    if worst is None:
+        return None
+    pct, one, table = worst
+    of_threads = table.groupby("tid")["offcpu_ns"].sum().sort_values(ascending=False)
+    sums = table.groupby("next")[["count", "offcpu_ns"]].sum().sort_values("offcpu_ns", ascending=False)
+    names = [report.names.described(int(tid)) for tid in sums.index]
+    who = report.names.described(of_threads.index.tolist()[0])
+    total_ns = int(of_threads.sum())
+    of_all_pct = 100 * total_ns / (one.dur_ns * len(one.tids))
+    lines = [
+        f"{name}: {plural(int(n), 'time')}, {100 * ns / total_ns:.0f} % of that time"
+        for name, n, ns in zip(names, sums["count"], sums["offcpu_ns"], strict=True)
+    ]
+    return Finding(
+        rule="preemption",
+        severity=severity_of(pct),
+        title=f"preempted while computing: {who} was off its CPU for {pct:.0f} % of {one.name}, mostly for {names[0]}",
+        figure=pct,
+        threshold=PREEMPTED_PCT,
+        unit="% of the phase, of the thread that was preempted most",
+        phase=one.name,
+        evidence=(
+            f"{len(of_threads)} of {len(one.tids)} computing threads preempted, {of_all_pct:.0f} % of all their time",
+            *lines[:_MAX_NAMED],
+        ),
+        advice="end what ran there, or keep it off these CPUs (taskset, cpuset); else leave it a CPU with a smaller -t",
+        threads=tuple(sorted({int(tid) for tid in table["tid"]})),
+    )
+
+
+def _computing(report: "Report") -> Iterator[_Computing]:
+    """By name and process, the threads that computed in its calls."""
+    calls = report.phases[report.phases["name"].isin(ENGINE_CALL_NAMES)]
+    located = report.counters.reset_index().merge(
+        calls[["id", "name", "pid", "dur_ns"]].astype({"id": "int64"}), left_on="phase", right_on="id"
+    )
+    for (name, pid), of_process in calls.groupby(["name", "pid"]):
+        whole_ns = int(of_process["dur_ns"].sum())
+        own = located[(located["name"] == name) & (located["pid"] == pid)]
+        sums = own.groupby("tid")[["cpu_ns", "runq_wait_ns"]].sum()
+        chosen = sums[sums["cpu_ns"] >= max(_COMPUTES_SHARE * sums["cpu_ns"].max(), 1)] if len(sums) else sums
+        yield _Computing(
+            name=str(name),
+            dur_ns=whole_ns,
+            tids=tuple(chosen.index.tolist()),
+            cpu_ns=int(chosen["cpu_ns"].sum()),
+            runq_ns=int(chosen["runq_wait_ns"].sum()),
+        )
+
+
+def _cpus(report: "Report") -> set[int]:
+    """The CPUs that the target may use; empty when that is not known."""
+    host = report.run["host"]
+    known = [set(cpus) for key in ("cpus_online", "cpus_allowed") if isinstance(cpus := host.get(key), list)]
+    return set.intersection(*known) if known else set()

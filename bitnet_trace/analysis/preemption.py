@@ -1,0 +1,34 @@
+"""Who took the CPU from whom, by phase."""
+
+import pandas as pd
+
+from bitnet_trace.analysis.absences import PREEMPTED, Absences
+
+_KEYS = ["phase", "tid", "next"]
+
+
+class Preemptions:
+    """Sums of absences that the thread did not want; they belong to the phase in which they began."""
+
+    def __init__(self) -> None:
+        self._sums: list[pd.DataFrame] = []
+
+    def add(self, absences: Absences) -> None:
+        own = absences[absences.reason == PREEMPTED]
+        if len(own):
+            table = pd.DataFrame(
+                {"phase": own.phase, "tid": own.tid, "next": own.next, "count": 1, "offcpu_ns": own.offcpu_ns}
+            )
+            self._sums.append(table.groupby(_KEYS, as_index=False).sum())
+
+    def by_phase(self, phases: pd.DataFrame) -> pd.DataFrame:
+        """A row per phase name, thread and thread that ran instead: name, tid, next, count, offcpu_ns.
+
+        `phases` has id and name.
+        """
+        nothing = pd.DataFrame(columns=[*_KEYS, "count", "offcpu_ns"], dtype="int64")
+        table = pd.concat([nothing, *self._sums], ignore_index=True)
+        names = phases.drop_duplicates("id").set_index("id")["name"].astype(object)
+        table["name"] = names.reindex(table["phase"].to_numpy()).to_numpy()
+        sums: pd.DataFrame = table.groupby(["name", "tid", "next"], as_index=False)[["count", "offcpu_ns"]].sum()
+        return sums
