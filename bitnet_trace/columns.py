@@ -337,6 +337,7 @@ ROLES: tuple[Column, ...] = (
     _SAMPLES,
     _SELF,
     _SHARES,
+    Column("mostly", "mostly", "text", "the function with most of its samples", how="sampled"),
 )
 SPIN: tuple[Column, ...] = (
     Column("tid", "thread", "number", "thread"),

@@ -16,7 +16,9 @@ _C_LIBRARY = ("libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libc.mus
 # Below this share of complete stacks the time in a function with all that it calls is not known.
 COMPLETE_ENOUGH_PCT = 90.0
 SPIN_ROLE = "spin"
-_FRAMES = frozenset({None, "graph", "matmul", "op"})
+_WAITING = frozenset({SPIN_ROLE, "barrier", "OpenMP runtime", "futex"})
+# of the frames around what was inlined: less telling than that
+_FRAMES = frozenset({None, "graph", "matmul", "op", "engine", "unnamed"})
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Profile:
     """What the samples say; all shares in percent of samples.
 
     `functions`: a row per function, columns.FUNCTIONS; total_pct is NA unless enough stacks are complete, phase_shares
-    is {phase name: percent of that phase's samples}. `roles`: a row per role, columns.ROLES; spinning is one, wherever
-    it happens. `spin`: a row per thread and phase name in which there was any, columns.SPIN.
+    is {phase name: percent of that phase's samples}. `roles`: a row per role, columns.ROLES, work before waiting;
+    spinning is one, wherever it happens. `spin`: a row per thread and phase name in which there was any, columns.SPIN.
     """
 
     n_samples: int
@@ -64,7 +66,7 @@ def profile(recording: Recording, phases: pd.DataFrame) -> Profile | None:
         period_ns=int(samples["period_ns"].max()),
         complete_pct=round(complete_pct, 1),
         functions=_functions(table, totals),
-        roles=_grouped(table.assign(role=_role_column(table)), ["role"]),
+        roles=_roles(table.assign(role=_role_column(table))),
         spin=_spin(table, recording.threads),
     )
 
@@ -82,13 +84,12 @@ def frames_of(recording: Recording) -> pd.DataFrame:
         for name, module in zip(named, known["module"], strict=True)
     ]
     inner = _texts(symbols["inlined"])
-    # of a library without names its own name says at least that much
-    own = [name or module for name, module in zip(named, known["module"], strict=True)]
-    roles = {name: _role(name) for name in {*own, *inner}}
     # what was inlined says more where the function is only the frame for it
+    places = list(zip(inner, known["function"], known["module"], strict=True))
+    roles = {name: _role(*name) for inner_name, *own in places for name in ((inner_name, None), tuple(own))}
     chosen = [
-        roles[one] if roles[one][0] and roles[other][0] in _FRAMES else roles[other]
-        for one, other in zip(inner, own, strict=True)
+        roles[one, None] if roles[one, None][0] and roles[own, module][0] in _FRAMES else roles[own, module]
+        for one, own, module in places
     ]
     known["role"], known["explain"] = [one[0] for one in chosen], [one[1] for one in chosen]
     merged = frames.merge(known, on=["pid", "address"], how="left")
@@ -97,8 +98,8 @@ def frames_of(recording: Recording) -> pd.DataFrame:
     return merged
 
 
-def _role(function: str | None) -> tuple[str | None, str | None]:
-    role = role_of(function) if function else None
+def _role(function: str | None, module: str | None) -> tuple[str | None, str | None]:
+    role = role_of(function, module) if function else None
     return (role.role, role.explain) if role else (None, None)
 
 
@@ -142,6 +143,13 @@ def _functions(table: pd.DataFrame, totals: "pd.Series[int] | None") -> pd.DataF
     if totals is not None:
         result["total_pct"] = (100 * totals.reindex(keys) / len(table)).to_numpy()
     return result.rename(columns={"function": "name"})
+
+
+def _roles(table: pd.DataFrame) -> pd.DataFrame:
+    result = _grouped(table, ["role"])
+    result["mostly"] = table.groupby("role", sort=False)["function"].agg(_commonest).reindex(result["role"]).to_numpy()
+    order = np.argsort(result["role"].isin(_WAITING).to_numpy(), kind="stable")
+    return result.iloc[order].reset_index(drop=True)
 
 
 def _commonest(values: "pd.Series[str]") -> str | None:

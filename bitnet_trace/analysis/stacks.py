@@ -7,7 +7,7 @@ import pandas as pd
 
 from bitnet_trace.analysis.profile import COMPLETE_ENOUGH_PCT, SPIN_ROLE, Profile, frames_of
 from bitnet_trace.analysis.waits import reason_name
-from bitnet_trace.engines.roles import plain
+from bitnet_trace.engines.names import plain
 from bitnet_trace.recording.reader import Recording
 
 Stacks = Counter[tuple[str, ...]]

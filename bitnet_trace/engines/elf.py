@@ -40,7 +40,7 @@ _RELOCATION.names = ("offset", "type", "symbol", "addend")
 _DYNAMIC = np.dtype("<i8,<u8")
 _DYNAMIC.names = ("tag", "value")
 
-_PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE = 1, 2, 3, 4
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE, _PT_GNU_EH_FRAME = 1, 2, 3, 4, 0x6474E550
 _SHT_SYMTAB, _SHT_RELA, _SHT_DYNSYM = 2, 4, 11
 _STT_FUNC = 2
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 14, 15, 29
@@ -76,9 +76,8 @@ class Elf:
         header = self._read(0, _HEADER.size) if self._length >= _HEADER.size else b""
         if not header.startswith(b"\x7fELF"):
             raise TraceError(f"{path} is no ELF file", "give a program or a shared library (.so)")
-        ident, kind, machine, _, _, segments, sections, _, _, segment_size, n_segments, section_size, n_sections, _ = (
-            _HEADER.unpack(header)
-        )
+        (ident, kind, machine, _, _, segments, sections, _, _) = _HEADER.unpack(header)[:9]
+        segment_size, n_segments, section_size, n_sections, self._names_section = _HEADER.unpack(header)[9:]
         if not ident.startswith(_IDENT_64_BIT_LITTLE_ENDIAN) or machine != _EM_X86_64:
             raise TraceError(f"{path} is not for x86-64", "bitnet-trace probes 64-bit x86 programs only")
         if kind not in (_ET_EXEC, _ET_DYN):
@@ -113,6 +112,18 @@ class Elf:
         """The dynamic linker that the file asks for; None for static programs and most libraries."""
         for segment in self._segments_of_type(_PT_INTERP):
             return self._contents(segment, "file_size").rstrip(b"\0").decode(errors="replace")
+        return None
+
+    @functools.cached_property
+    def debug_link(self) -> tuple[str, int] | None:
+        """Name and CRC-32 of the file that the debug information was moved to (.gnu_debuglink); None without one."""
+        for names in self._sections[self._names_section :][:1]:
+            strings = self._contents(names, "size")
+            for section in self._sections:
+                if _string(strings, int(section["name"])) == ".gnu_debuglink":
+                    contents = self._contents(section, "size")
+                    name = contents.partition(b"\0")[0].decode(errors="replace")
+                    return (name, int.from_bytes(contents[-4:], "little")) if name else None
         return None
 
     @property
@@ -164,6 +175,11 @@ class Elf:
     def load_address(self) -> int:
         """The lowest virtual address: 0 for what is loaded anywhere."""
         return min((int(segment["address"]) for segment in self._segments_of_type(_PT_LOAD)), default=0)
+
+    @functools.cached_property
+    def unwind_header(self) -> int | None:
+        """The address of .eh_frame_hdr; None when there is none."""
+        return next((int(segment["address"]) for segment in self._segments_of_type(_PT_GNU_EH_FRAME)), None)
 
     def read(self, address: int, size: int) -> bytes:
         """Up to `size` bytes at a virtual address; fewer at the end of its segment, none outside of all."""

@@ -13,9 +13,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import cxxfilt  # type: ignore[import-untyped]
 import itanium_demangler  # type: ignore[import-untyped]
 
 _ANONYMOUS = "(anonymous namespace)"
+_CLONE = re.compile(r"\.(cold|part|isra|constprop|lto_priv|llvm|_omp_fn|omp_outlined|\d).*$")
+_BRACKETS_IN_OPERATORS = re.compile(r"\boperator *(\(\)|<<=?|>>=?|<=>|->\*?|[<>]=?)")
+_AFTER_PARAMETERS = re.compile(r"( const| volatile| &&?|\[clone [^]]*\]?| )+$")
 # Past this length names are generated (expression templates); the parser's cost grows with the square of it.
 _MAX_MANGLED = 2048
 
@@ -59,6 +63,46 @@ def pretty(symbol: str) -> str:
     """A symbol's name for people: demangled where that is possible."""
     name = parse_symbol(symbol)
     return symbol if name is None else str(name)
+
+
+def readable(symbol: str) -> str:
+    """A symbol's name as the C++ library has it, which knows lambdas and local names too; no return type.
+
+    Clones keep their suffix: `f(int).part.0`.
+    """
+    if not symbol.startswith("_Z"):
+        return symbol
+    mangled, dot, clone = symbol.partition(".")
+    try:
+        demangled = str(cxxfilt.demangle(mangled)) if len(mangled) <= _MAX_MANGLED else mangled
+    except cxxfilt.Error:
+        return symbol
+    return without_return_type(demangled) + dot + clone
+
+
+def without_return_type(name: str) -> str:
+    """`int f<3>(int)` to `f<3>(int)`: templates carry it, no others do."""
+    text, depth, cut = name.replace(_ANONYMOUS, "_" * len(_ANONYMOUS)), 0, 0
+    for at, character in enumerate(text):
+        if not depth and (character == "(" or text.startswith("operator", at)):
+            break
+        depth += (character == "<") - (character == ">")
+        if character == " " and not depth:
+            cut = at + 1
+    return name[cut:]
+
+
+@functools.lru_cache(maxsize=8192)
+def plain(function: str) -> str:
+    """`int a::f<int>(int) [clone .part.0]` to `a::f`; of a lambda `f(int)::{lambda(int)#1}` it is `f::{lambda#1}`."""
+    name = _BRACKETS_IN_OPERATORS.sub("operator", function.replace(_ANONYMOUS + "::", ""))
+    kept, depth = [], 0
+    for character in name:
+        depth += character in "(<"
+        if not depth:
+            kept.append(character)
+        depth -= character in ")>" and depth > 0
+    return _AFTER_PARAMETERS.sub("", _CLONE.sub("", "".join(kept))).rpartition(" ")[2]
 
 
 def matches(pattern: str, symbol: str) -> bool:

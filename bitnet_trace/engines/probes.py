@@ -71,11 +71,29 @@ class RoleProbes:
 
 @dataclass(frozen=True, slots=True)
 class FunctionRole:
-    """What functions are for: `role` in a word or two, `explain` in a line, `names` as patterns (engines/roles.py)."""
+    """What functions are for: `role` in a word or two, `explain` in a line, `names` as patterns (engines/roles.py).
+
+    `files`: patterns of files whose functions are for it where no name says more. `build`: how a build gets functions
+    of this role that have a name.
+    """
 
     role: str
     explain: str
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    build: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CodeShape:
+    """Machine code that functions without names are recognised by: `name` is said of them then ("like I2_S").
+
+    `has`: regular expressions, each of some instruction ("vpsrlw ymm1, ymm2, 4"); `lacks`: of none.
+    """
+
+    name: str
+    has: tuple[re.Pattern[str], ...]
+    lacks: tuple[re.Pattern[str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,7 @@ class ProbeSet:
     strings: tuple[str, ...]
     probes: tuple[RoleProbes, ...]
     functions: tuple[FunctionRole, ...] = ()
+    shapes: tuple[CodeShape, ...] = ()
 
 
 def load_probe_sets(folder: Path | None = None) -> tuple[ProbeSet, ...]:
@@ -112,7 +131,7 @@ def parse_probe_set(name: str, text: str) -> ProbeSet:
     try:
         table = tomllib.loads(text)
         recognise = _table(table, "recognise", {"markers", "symbols", "strings"})
-        _only(table, {"engine", "extends", "recognise", "probe", "function"})
+        _only(table, {"engine", "extends", "recognise", "probe", "function", "code"})
         return ProbeSet(
             name=name,
             engine=_optional_text(table, "engine"),
@@ -122,8 +141,9 @@ def parse_probe_set(name: str, text: str) -> ProbeSet:
             strings=_texts(recognise, "strings"),
             probes=tuple(_role_probes(entry) for entry in table.get("probe", [])),
             functions=tuple(_function_role(entry) for entry in table.get("function", [])),
+            shapes=tuple(_code_shape(entry) for entry in table.get("code", [])),
         )
-    except (tomllib.TOMLDecodeError, ValueError, TypeError) as error:
+    except (tomllib.TOMLDecodeError, ValueError, TypeError, re.error) as error:
         raise TraceError(f"probes/{name}.toml: {error}", "the format is described in probes/llama.toml") from None
 
 
@@ -171,11 +191,21 @@ def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
 
 
 def _function_role(entry: Mapping[str, Any]) -> FunctionRole:
-    _only(entry, {"role", "explain", "names"})
-    role, explain, names = _optional_text(entry, "role"), _optional_text(entry, "explain"), _texts(entry, "names")
-    if not role or not explain or not names:
-        raise ValueError("a function needs role, explain and names")
-    return FunctionRole(role, explain, names)
+    _only(entry, {"role", "explain", "names", "files", "build"})
+    role, explain = _optional_text(entry, "role"), _optional_text(entry, "explain")
+    names, files = _texts(entry, "names"), _texts(entry, "files")
+    if not role or not explain or not (names or files):
+        raise ValueError("a function needs role, explain, and names or files")
+    return FunctionRole(role, explain, names, files, _optional_text(entry, "build"))
+
+
+def _code_shape(entry: Mapping[str, Any]) -> CodeShape:
+    _only(entry, {"name", "has", "lacks"})
+    name = _optional_text(entry, "name")
+    has, lacks = (tuple(re.compile(text, re.MULTILINE) for text in _texts(entry, key)) for key in ("has", "lacks"))
+    if not name or not has:
+        raise ValueError("code needs name and has")
+    return CodeShape(name, has, lacks)
 
 
 def _alternative(role: str, entry: Mapping[str, Any]) -> Alternative:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import capstone
 
 from bitnet_trace.engines.elf import Elf
+from bitnet_trace.engines.unwind import UnwindTable
 
 _PAUSE = b"\xf3\x90"
 _WINDOW = 2048  # bytes on each side of an address whose function nobody knows
@@ -17,12 +18,13 @@ _DISASSEMBLER.skipdata = True
 Span = tuple[int, int]
 
 
-def spinning(elf: Elf, addresses: Iterable[int]) -> set[int]:
+def spinning(elf: Elf, addresses: Iterable[int], unwind: UnwindTable | None = None) -> set[int]:
     """Those of the virtual addresses that lie in the innermost loop around a `pause`."""
+    unwind = unwind or UnwindTable(elf)
     found: set[int] = set()
     loops_of: dict[Span, list[Span]] = {}
     for address in addresses:
-        span = _code_around(elf, address)
+        span = _code_around(elf, unwind, address)
         if span not in loops_of:
             loops_of[span] = list(_spin_loops(elf.read(span[0], span[1] - span[0]), span[0]))
         if any(begin <= address < end for begin, end in loops_of[span]):
@@ -30,10 +32,13 @@ def spinning(elf: Elf, addresses: Iterable[int]) -> set[int]:
     return found
 
 
-def _code_around(elf: Elf, address: int) -> Span:
+def _code_around(elf: Elf, unwind: UnwindTable, address: int) -> Span:
     function = elf.function_at(address)
     if function is not None and 0 < function.size <= _MAX_FUNCTION_BYTES:
         return function.address, function.address + function.size
+    span = unwind.span_at(address)
+    if span is not None and span[1] - span[0] <= _MAX_FUNCTION_BYTES:
+        return span
     # decoding finds its way back to real instructions within a few of them
     begin, end = elf.segment_of(address) or (address, address)
     return max(address - _WINDOW, begin), min(address + _WINDOW, end)

@@ -2,28 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import cxxfilt  # type: ignore[import-untyped]
-from symbolic.debuginfo import Archive
 from symbolic.exceptions import SymbolicError
 
+from bitnet_trace.engines import debug_info
 from bitnet_trace.engines.elf import Elf
-from bitnet_trace.engines.names import pretty
+from bitnet_trace.engines.names import readable
+from bitnet_trace.engines.shapes import shape_of
 from bitnet_trace.engines.spin import spinning
+from bitnet_trace.engines.unwind import UnwindTable
 
-_DEBUG_FOLDER = Path("/usr/lib/debug/.build-id")
-_MAX_DEBUG_BYTES = 1 << 30
-_QUICK_DEBUG_BYTES = 24 << 20  # half a second
-_NO_LINES: Sequence[Any] = ()
+_NO_NAMES: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`function`: by the symbol table, else by debug information; `inlined`: the innermost function inlined there.
+    """`function`: by the symbol table, else by debug information, else by the unwind table: `[FILE+0xBEGIN]`, or
+    `[FILE+0xBEGIN, like I2_S]` where its code is recognised.
 
-    Names are demangled; None: nothing tells. `spins`: in a loop around `pause`.
+    `inlined`: the innermost function inlined there. Names are demangled; None: nothing tells. `spins`: in a loop around
+    `pause`.
     """
 
     function: str | None
@@ -37,69 +36,42 @@ def symbolize(file: BinaryIO, path: str, offsets: Sequence[int], patient: bool =
     Debug information of a large file takes seconds to read: not `patient`, it is left alone.
     """
     elf = Elf(file, path)
+    unwind = UnwindTable(elf)
     addresses = [elf.address(offset) for offset in offsets]
-    known = [address for address in addresses if address is not None]
-    spins = spinning(elf, known)
-    lines_at = _debug_information(elf, file, _MAX_DEBUG_BYTES if patient else _QUICK_DEBUG_BYTES)
+    spins = spinning(elf, [address for address in addresses if address is not None], unwind)
+    names_at = _debug_names(elf, file, path, debug_info.MAX_BYTES if patient else debug_info.QUICK_BYTES)
+    unnamed: dict[tuple[int, int], str] = {}
     places = []
     for address in addresses:
         if address is None:
             places.append(Place(None, None, False))
             continue
         symbol = elf.function_at(address)
-        lines = lines_at(address - elf.load_address)
-        function = symbol.name if symbol else (lines[-1] if lines else None)
-        inlined = lines[0] if len(lines) > 1 else None
+        names = names_at(address - elf.load_address)
+        function = symbol.name if symbol else (names[-1] if names else None)
+        inlined = names[0] if len(names) > 1 else None
+        span = unwind.span_at(address) if function is None else None
+        if span is not None:
+            if span not in unnamed:
+                shape = shape_of(elf, *span)
+                unnamed[span] = f"[{path.rpartition('/')[2]}+{span[0]:#x}{f', {shape}' if shape else ''}]"
+            function = unnamed[span]
         places.append(
-            Place(_readable(function) if function else None, _readable(inlined) if inlined else None, address in spins)
+            Place(readable(function) if function else None, readable(inlined) if inlined else None, address in spins)
         )
     return places
 
 
-def _readable(symbol: str) -> str:
-    """Demangled as patterns expect it; else by the C++ library, which knows lambdas and local names too."""
-    name = pretty(symbol)
-    if name != symbol or not symbol.startswith("_Z"):
-        return name
-    try:
-        return str(cxxfilt.demangle(symbol.partition(".")[0]))
-    except cxxfilt.Error:
-        return symbol
+def _debug_names(elf: Elf, file: BinaryIO, path: str, limit_bytes: int) -> Callable[[int], Sequence[str]]:
+    """A function from an address, counted from the load address, to the mangled names there, innermost first."""
+    cache = debug_info.symbol_cache(elf, file, path, limit_bytes)
+    if cache is None:
+        return lambda _address: _NO_NAMES
 
-
-def _debug_information(elf: Elf, file: BinaryIO, limit_bytes: int) -> Callable[[int], Sequence[str]]:
-    """A function from an address, counted from the load address, to the mangled names there, innermost first.
-
-    The library reads DWARF of 170 MB in two seconds; what Python has would need minutes.
-    """
-    for source in (f"/proc/self/fd/{file.fileno()}", *_separate(elf.build_id)):
-        found = _lines_of(source, limit_bytes)
-        if found is not None:
-            return found
-    return lambda _address: _NO_LINES
-
-
-def _separate(build_id: str | None) -> Sequence[str]:
-    if not build_id:
-        return ()
-    return (str(_DEBUG_FOLDER / build_id[:2] / f"{build_id[2:]}.debug"),)
-
-
-def _lines_of(source: str, limit_bytes: int) -> Callable[[int], Sequence[str]] | None:
-    try:
-        if Path(source).stat().st_size > limit_bytes:
-            return None
-        objects = list(Archive.open(source).iter_objects())
-        if len(objects) != 1 or "debug" not in objects[0].features:
-            return None
-        cache = objects[0].make_symcache()
-    except (OSError, SymbolicError):
-        return None
-
-    def lines_at(address: int) -> Sequence[str]:
+    def names_at(address: int) -> Sequence[str]:
         try:
-            return [line.symbol for line in cache.lookup(address) if line.symbol]  # type: ignore[no-untyped-call]
+            return [line.symbol for line in cache.lookup(address) if line.symbol]
         except SymbolicError:
-            return _NO_LINES
+            return _NO_NAMES
 
-    return lines_at
+    return names_at

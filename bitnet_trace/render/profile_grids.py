@@ -2,6 +2,7 @@
 
 from bitnet_trace.analysis.profile import COMPLETE_ENOUGH_PCT, SPIN_ROLE, Profile
 from bitnet_trace.columns import FUNCTIONS, SPIN, Column, by_key
+from bitnet_trace.engines.names import plain
 from bitnet_trace.printable import printable
 from bitnet_trace.render.format import MISSING, amount, cell, percent
 from bitnet_trace.render.grids import Grid, rows_of
@@ -33,12 +34,19 @@ def health_line(profile: Profile | None) -> str:
 def _roles(profile: Profile) -> Grid:
     shares = profile.roles["phase_shares"].tolist()
     phases = list(dict.fromkeys(phase for row in shares for phase in row))
-    rows = [
-        [printable(str(role)), percent(float(own)), *(percent(row[phase]) if phase in row else "" for phase in phases)]
-        for role, own, row in zip(profile.roles["role"], profile.roles["self_pct"], shares, strict=True)
-    ]
-    notes = [_SPIN_NOTE] if SPIN_ROLE in set(profile.roles["role"]) else []
-    return Grid("CPU time by role and phase (sampled)", ["role", "all", *phases], rows, notes=notes)
+    rows = []
+    table = profile.roles
+    for role, own, mostly, row in zip(table["role"], table["self_pct"], table["mostly"], shares, strict=True):
+        if own < _LEAST_PCT:
+            continue
+        by_phase = (percent(row[phase]) if phase in row else "" for phase in phases)
+        rows.append([printable(str(role)), percent(float(own)), _name(mostly), *by_phase])
+    notes = [_SPIN_NOTE] if SPIN_ROLE in set(table["role"]) else []
+    rest = table["self_pct"][table["self_pct"] < _LEAST_PCT]
+    if len(rest):
+        notes.append(f"and {amount(len(rest))} more roles with {percent(float(rest.sum()))} of the samples")
+    titles = ["role", "all", "mostly", *phases]
+    return Grid("CPU time by role and phase (sampled)", titles, rows, 3, frozenset({0, 2}), notes=notes)
 
 
 def _functions(profile: Profile) -> Grid:
@@ -46,7 +54,7 @@ def _functions(profile: Profile) -> Grid:
     shown = profile.functions[profile.functions["self_pct"] >= _LEAST_PCT].head(MAX_FUNCTIONS)
     keys = ["self_pct", "total_pct", "spin_pct", "role", "module"]
     columns: list[Column] = [known[key] for key in keys if key != "total_pct" or shown[key].notna().any()]
-    names = [printable(str(name), _NAME_LIMIT) for name in shown["name"]]
+    names = [_name(name) for name in shown["name"]]
     rows = [[name, *rest] for name, rest in zip(names, rows_of(shown, columns), strict=True)]
     left = frozenset({0, *(number for number, column in enumerate(columns, 1) if column.format == "text")})
     notes = [f"{name}: {why}" for name, why in zip(names, shown["explain"], strict=True) if isinstance(why, str)]
@@ -58,6 +66,12 @@ def _functions(profile: Profile) -> Grid:
         limit = f"{COMPLETE_ENOUGH_PCT:.0f} %"
         notes.insert(0, f"no total: what a function's callees took is known where {limit} of the stacks are complete")
     return Grid("Functions (sampled)", ["function", *(column.title for column in columns)], rows, 1, left, notes=notes)
+
+
+def _name(function: object) -> str:
+    """Of a function with many parameters the name alone."""
+    name = str(function)
+    return printable(name if len(name) <= _NAME_LIMIT or name.startswith("[") else plain(name), _NAME_LIMIT)
 
 
 def _spinning(profile: Profile) -> Grid:
