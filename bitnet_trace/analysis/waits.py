@@ -51,7 +51,8 @@ class Waits:
         rows = np.concatenate([self._open, switches])
         if not len(rows):
             return
-        rows = rows[np.lexsort((rows["ts_ns"], rows["tid"]))]
+        in_order = bool((rows["ts_ns"][:-1] <= rows["ts_ns"][1:]).all())
+        rows = rows[np.argsort(rows["tid"], kind="stable") if in_order else np.lexsort((rows["ts_ns"], rows["tid"]))]
         is_out = rows["kind"] == Kind.SWITCH_OUT
         paired = is_out[:-1] & ~is_out[1:] & (rows["tid"][:-1] == rows["tid"][1:])
         self._sum(rows[:-1][paired], rows[1:][paired])
