@@ -57,7 +57,8 @@ class SwitchPairs:
         kinds = batch["kind"]
         switches = batch[((kinds == Kind.SWITCH_OUT) | (kinds == Kind.SWITCH_IN)) & (batch["arg0"] < DURATION_ONLY)]
         rows = np.concatenate([self._open, switches])
-        rows = rows[np.lexsort((rows["ts_ns"], rows["tid"]))]
+        in_order = bool((rows["ts_ns"][:-1] <= rows["ts_ns"][1:]).all())
+        rows = rows[np.argsort(rows["tid"], kind="stable") if in_order else np.lexsort((rows["ts_ns"], rows["tid"]))]
         is_out = rows["kind"] == Kind.SWITCH_OUT
         paired = is_out[:-1] & ~is_out[1:] & (rows["tid"][:-1] == rows["tid"][1:])
         last = np.append(rows["tid"][:-1] != rows["tid"][1:], np.ones(min(len(rows), 1), bool))

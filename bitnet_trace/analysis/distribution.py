@@ -16,8 +16,9 @@ class Distribution:
         self._counts: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     def add(self, values: npt.NDArray[np.integer[Any]]) -> None:
-        both = np.concatenate([self._values, values.astype(np.int64)])
-        weights = np.concatenate([self._counts, np.ones(len(values), dtype=np.int64)])
+        values, counts = np.unique(values.astype(np.int64), return_counts=True)
+        both = np.concatenate([self._values, values])
+        weights = np.concatenate([self._counts, counts])
         self._values, place = np.unique(both, return_inverse=True)
         self._counts = np.bincount(place, weights=weights, minlength=len(self._values)).astype(np.int64)
 

@@ -1,6 +1,7 @@
 """Folds streamed events to the counters that `--detail counts` keeps in the kernel: one row per phase and thread."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,9 @@ _MEMORY_CALLS = {
     Kind.MLOCK: "mlock",
 }
 FULL_FLUSH = np.uint64(0xFFFFFFFFFFFFFFFF)
+_NUMBER = {name: number for number, name in enumerate(COUNTER_FIELDS)}
 _LARGEST_SUM = float(1 << 62)
+_KEYS_AT_LEAST = 300_000
 
 Events = npt.NDArray[np.void]
 Amounts = npt.NDArray[np.integer[Any]]
@@ -62,32 +65,68 @@ def fold_events(events: Events | Iterable[Events], phases: pd.DataFrame) -> pd.D
     """
     edges = PhaseEdges(phases)
     batches = [events] if isinstance(events, np.ndarray) else events
-    total = no_counters()
+    sums: list[_Sums] = []
+    n_keys, limit = 0, _KEYS_AT_LEAST
     for batch in batches:
         edges.expect(len(batch))
-        total = add_counters(total, _Fold(batch, edges).result())
-    return total
+        sums.append(_Fold(batch, edges).result())
+        n_keys += len(sums[-1].keys)
+        if n_keys > limit:  # so that each sum is added up a few times at most, however many batches there are
+            sums = [_added(sums)]
+            n_keys = len(sums[0].keys)
+            limit = 2 * n_keys + _KEYS_AT_LEAST
+    return _added(sums).table()
 
 
 def from_stored(stored: pd.DataFrame) -> pd.DataFrame:
     """Counters, in the form of `fold_events`, of the deltas that the kernel kept (Recording.stored_counters)."""
-    if stored.empty:
-        return no_counters()
-    columns = {name: as_time(stored[name].to_numpy(dtype=np.uint64)) for name in COUNTER_FIELDS}
-    index = pd.MultiIndex.from_arrays(
-        [stored["phase"].to_numpy(dtype=np.int64), stored["tid"].to_numpy(dtype=np.int64)], names=["phase", "tid"]
-    )
-    return add_counters(no_counters(), pd.DataFrame(columns, index=index))
+    keys = stored["phase"].to_numpy(dtype=np.uint64) << _KEY_SHIFT | stored["tid"].to_numpy(dtype=np.uint64)
+    values = np.stack([as_time(stored[name].to_numpy(dtype=np.uint64)) for name in COUNTER_FIELDS])
+    return _added([_Sums(keys, values)]).table()
 
 
 def add_counters(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     """Both together: sums, and of maxima the larger."""
-    both = pd.concat([left, right])
-    groups = both.groupby(level=["phase", "tid"])
-    total = groups.sum()
-    for name in MAXIMA:
-        total[name] = groups[name].max()
-    return total
+    return _added([_Sums.of(left), _Sums.of(right)]).table()
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Counters while they are added up: `values[i, n]` is counter COUNTER_FIELDS[i] of phase << 32 | tid, `keys[n]`."""
+
+    keys: npt.NDArray[np.uint64]
+    values: npt.NDArray[np.int64]
+
+    @staticmethod
+    def of(table: pd.DataFrame) -> "_Sums":
+        phase, tid = (table.index.get_level_values(name).to_numpy(dtype=np.uint64) for name in ("phase", "tid"))
+        return _Sums(phase << _KEY_SHIFT | tid, table[list(COUNTER_FIELDS)].to_numpy(dtype=np.int64).T)
+
+    def table(self) -> pd.DataFrame:
+        index = pd.MultiIndex.from_arrays(
+            [(self.keys >> _KEY_SHIFT).astype(np.int64), (self.keys & _LOW_WORD).astype(np.int64)],
+            names=["phase", "tid"],
+        )
+        return pd.DataFrame(self.values.T, index=index, columns=list(COUNTER_FIELDS), copy=False)
+
+
+def _added(sums: list[_Sums]) -> _Sums:
+    """One of each key, in ascending order."""
+    if not sums:
+        return _Sums.of(no_counters())
+    keys = np.concatenate([one.keys for one in sums])
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    is_first = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
+    place = np.cumsum(is_first) - 1
+    first, again = order[is_first], order[~is_first]
+    values = np.zeros((len(COUNTER_FIELDS), len(first)), dtype=np.int64)
+    for number, name in enumerate(COUNTER_FIELDS):  # one after the other: memory for one is enough
+        column = np.concatenate([one.values[number] for one in sums])
+        if column.any():
+            np.take(column, first, out=values[number], mode="clip")  # "raise" copies once more
+            (np.maximum if name in MAXIMA else np.add).at(values[number], place[~is_first], column[again])
+    return _Sums(keys[is_first], values)
 
 
 class _Fold:
@@ -100,11 +139,11 @@ class _Fold:
         keys = events["phase"].astype(np.uint64) << _KEY_SHIFT | events["tid"]
         self._code, self._keys = pd.factorize(keys)
         self._begin_ns, self._pid = edges.lookup((self._keys >> _KEY_SHIFT).astype(np.uint32))
-        self._sums = {name: np.zeros(len(self._keys)) for name in COUNTER_FIELDS}
+        self._sums: dict[str, npt.NDArray[np.float64]] = {}  # of those that are not all 0
         # Parts of durations in other phases than their record's: counter, keys, amounts.
         self._moved: list[tuple[str, npt.NDArray[np.uint64], npt.NDArray[np.float64]]] = []
 
-    def result(self) -> pd.DataFrame:
+    def result(self) -> _Sums:
         steps: dict[int, Callable[[Rows], None]] = {
             Kind.FAULT: self._faults,
             Kind.POPULATE: self._populate,
@@ -129,21 +168,18 @@ class _Fold:
                 steps[kind](rows)
             elif kind in _MEMORY_CALLS:
                 self._memory_calls(_MEMORY_CALLS[kind], rows)
-        return self._table()
+        return self._gathered()
 
-    def _table(self) -> pd.DataFrame:
+    def _gathered(self) -> _Sums:
         keys = np.unique(np.concatenate([self._keys, *(keys for _, keys, _ in self._moved)]))
-        columns = {name: np.zeros(len(keys)) for name in COUNTER_FIELDS}
         place = np.searchsorted(keys, self._keys)
+        values = np.zeros((len(COUNTER_FIELDS), len(keys)), dtype=np.int64)
         for name, sums in self._sums.items():
-            columns[name][place] = sums
+            values[_NUMBER[name], place] = to_int(sums)
         for name, moved_keys, amounts in self._moved:
-            columns[name][np.searchsorted(keys, moved_keys)] += amounts
-        index = pd.MultiIndex.from_arrays(
-            [(keys >> _KEY_SHIFT).astype(np.int64), (keys & _LOW_WORD).astype(np.int64)], names=["phase", "tid"]
-        )
-        table = pd.DataFrame({name: _to_int(values) for name, values in columns.items()}, index=index)
-        return table[(table != 0).any(axis=1)]
+            values[_NUMBER[name], np.searchsorted(keys, moved_keys)] += to_int(amounts)
+        some = values.any(axis=0)
+        return _Sums(keys[some], values[:, some])
 
     def _counted(self, rows: Rows) -> Rows:
         """Those of `rows` that are events themselves and not only a duration of one that was counted already."""
@@ -153,7 +189,8 @@ class _Fold:
         """Adds 1, or `amount`, for each of `rows` to the counter in the row's own phase."""
         if len(rows):
             weights = None if amount is None else amount.astype(np.float64)
-            self._sums[name] += np.bincount(self._code[rows], weights=weights, minlength=len(self._keys))
+            sums: npt.NDArray[np.float64] = np.bincount(self._code[rows], weights=weights, minlength=len(self._keys))
+            self._sums[name] = self._sums.get(name, 0.0) + sums
 
     def _add_time(self, name: str, rows: Rows, length_ns: Amounts) -> None:
         """Adds the durations that end at `rows`, split at phase edges."""
@@ -219,7 +256,7 @@ class _Fold:
     def _memory_calls(self, name: str, rows: Rows) -> None:
         counted = self._counted(rows)
         self._add(f"{name}_calls", counted)
-        if f"{name}_bytes" in self._sums:
+        if f"{name}_bytes" in _NUMBER:
             done = counted[(self._events["arg1"][counted] & np.uint64(MemoryDetail.FAILED)) == 0]
             self._add(f"{name}_bytes", done, self._events["arg0"][done].astype(np.uint64) << PAGE_SHIFT)
         self._add_time("memory_calls_ns", rows, self._events["arg2"][rows])
@@ -243,9 +280,10 @@ class _Fold:
         self._add("tlb_flush_pages", begun[~full], as_time(self._events["arg1"][begun[~full]]))
 
     def _rss(self, rows: Rows) -> None:
-        np.maximum.at(self._sums["rss_peak_bytes"], self._code[rows], self._events["arg1"][rows].astype(np.float64))
+        peaks = self._sums.setdefault("rss_peak_bytes", np.zeros(len(self._keys)))
+        np.maximum.at(peaks, self._code[rows], self._events["arg1"][rows].astype(np.float64))
 
 
-def _to_int(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def to_int(sums: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Sums are whole numbers below 2^53 (104 days in ns), so exact; damage is kept in the range of int64."""
     return np.minimum(sums, _LARGEST_SUM).astype(np.int64)

@@ -87,7 +87,8 @@ def build_report(recording: Recording) -> Report:
             yield batch
 
     folded = fold_events(pieces(), recording.phases)
-    counters = add_counters(from_stored(recording.stored_counters), folded)
+    stored = from_stored(recording.stored_counters)
+    counters = add_counters(stored, folded) if len(stored) else folded
     named = name_phases(recording.phases)
     start_ns, end_ns = _span(recording.meta, named, latest_ns)
     phases = tables.with_durations(named, start_ns, end_ns)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bitnet_trace.analysis.fold import MAXIMA
+from bitnet_trace.analysis.fold import MAXIMA, to_int
 from bitnet_trace.analysis.phases import PHASE_NAMES, UNKNOWN
 from bitnet_trace.columns import COUNTERS, TOKENS, Column
 from bitnet_trace.recording.layout import COUNTER_FIELDS
@@ -22,7 +22,10 @@ COMPUTE_MIN_SHARE = 0.01
 # names that the kernel gives to io_uring's workers and polling threads
 IO_URING_COMMS = ("iou-wrk-", "iou-sqp-")
 ENGINE_CALL_NAMES = ("prefill", "decode")
-_SUMS = [name for name in COUNTER_FIELDS if name not in MAXIMA]
+_CALL_FIELDS = [
+    *("cpu_ns", "faults_user_minor", "faults_user_major", "faults_kernel_minor", "faults_kernel_major"),
+    *("switches_voluntary", "switches_involuntary", "runq_wait_ns", "futex_wait_ns"),
+]
 
 
 def with_durations(phases: pd.DataFrame, start_ns: int, end_ns: int) -> pd.DataFrame:
@@ -51,6 +54,7 @@ def by_phase(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
     """
     located = _located(counters, phases)
     public = public_counters(_sums_by(located, ["name"]))
+    public.index = public.index.astype("string")
     of_engine = phases[phases["pid"].isin(engine_pids(phases))]
     spans = of_engine.groupby("name")["dur_ns"].agg(["size", "sum"])
     order = [name for name in (*PHASE_NAMES, UNKNOWN) if name in spans.index or name in public.index]
@@ -99,7 +103,8 @@ def thread_sums(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
 def tokens(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
     """One row per prefill or decode call, in order of begin: columns.TOKENS."""
     calls = phases[phases["name"].isin(ENGINE_CALL_NAMES)].reset_index(drop=True)
-    sums = counters.groupby(level="phase").sum().reindex(calls["id"].to_numpy(dtype=np.int64), fill_value=0)
+    by_call = counters[_CALL_FIELDS].groupby(level="phase").sum()
+    sums = by_call.reindex(calls["id"].to_numpy(dtype=np.int64), fill_value=0)
     sums = sums.reset_index(drop=True).astype("Int64")
     fault_columns = ["faults_user_minor", "faults_user_major", "faults_kernel_minor", "faults_kernel_major"]
     table = pd.DataFrame(
@@ -154,22 +159,28 @@ def _located(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
     flat = counters.reset_index()
     known = phases.drop_duplicates("id", keep="last")
     place = pd.Index(known["id"].to_numpy(dtype=np.int64)).get_indexer(pd.Index(flat["phase"]))
-    names = known["name"].to_numpy(dtype=object)
-    pids = known["pid"].to_numpy(dtype=np.int64)
-    found = place >= 0
-    flat["name"] = UNKNOWN
-    flat["pid"] = np.int64(-1)
-    flat.loc[found, "name"] = names[place[found]]
-    flat.loc[found, "pid"] = pids[place[found]]
-    return flat
+    # what is not found has place -1: the last
+    named = pd.Categorical(known["name"], categories=[*PHASE_NAMES, UNKNOWN])
+    codes = np.append(named.codes, len(PHASE_NAMES))
+    pids = np.append(known["pid"].to_numpy(dtype=np.int64), -1)
+    return flat.assign(name=pd.Categorical.from_codes(codes[place], dtype=named.dtype), pid=pids[place])
 
 
 def _sums_by(flat: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    groups = flat.groupby(keys)
-    table = groups[_SUMS].sum()
-    for name in MAXIMA:
-        table[name] = groups[name].max()
-    return table
+    """Sums and maxima of all counters by `keys`, which are its index; sums are below 2^53, as those of the fold."""
+    groups = flat.groupby(keys, observed=True)
+    index = groups.size().index
+    group = groups.ngroup().to_numpy()
+    columns = {}
+    for name in COUNTER_FIELDS:
+        values = flat[name].to_numpy(dtype=np.int64)
+        sums = np.zeros(len(index), dtype=np.int64)
+        if name in MAXIMA:
+            np.maximum.at(sums, group, values)
+        elif values.any():
+            sums = to_int(np.bincount(group, weights=values, minlength=len(index)))
+        columns[name] = sums
+    return pd.DataFrame(columns, index=index)
 
 
 def _roles(
