@@ -54,6 +54,13 @@ class Parser:
         """
         return self._ask({"resolve": path}, [file.fileno()])
 
+    def inventory(self, file: BinaryIO, path: str, engine: str | None, recognised: bool) -> Answer:
+        """What the functions of an open file are for: the fields of `engines.inventory.Inventory`, which see.
+
+        Raises TraceError, as resolve().
+        """
+        return self._ask({"inventory": path, "engine": engine, "recognised": recognised}, [file.fileno()])
+
     def symbolize(self, file: BinaryIO, path: str, offsets: Sequence[int], patient: bool) -> list[Answer]:
         """What is at those offsets of an open file, in their order: the fields of `engines.symbolize.Place`, which see.
 
@@ -143,12 +150,20 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)  # it ends with the tracer
         helper.keep_only(connection.fileno())
         # our own code first: it may lie where that user cannot read it
-        from bitnet_trace.engines import libraries, resolve, symbolize, timings
+        from bitnet_trace.engines import inventory, libraries, resolve, symbolize, timings
         from bitnet_trace.engines.probes import load_probe_sets
+        from bitnet_trace.engines.roles import known_roles
+        from bitnet_trace.engines.shapes import known_shapes
 
         answers = _Answers(
-            load_probe_sets(), resolve.resolve, libraries.links, timings.parse_timings, symbolize.symbolize
+            load_probe_sets(),
+            resolve.resolve,
+            libraries.links,
+            timings.parse_timings,
+            symbolize.symbolize,
+            inventory.inventory,
         )
+        known_roles(), known_shapes()  # from files too
         if os.geteuid() == 0:
             user.assume()
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
@@ -172,6 +187,7 @@ class _Answers:
     links: Callable[..., Any]
     parse_timings: Callable[[str], list[Any]]
     symbolize: Callable[..., list[Any]]
+    inventory: Callable[..., Any]
 
     def to(self, request: Answer, descriptors: list[int]) -> Answer:
         try:
@@ -183,6 +199,9 @@ class _Answers:
                         offsets = json.loads(wanted.read())
                     places = self.symbolize(file, request["symbolize"], offsets, request["patient"])
                     return {"places": [asdict(one) for one in places]}
+                if "inventory" in request:
+                    arguments = request["inventory"], request["engine"], request["recognised"]
+                    return asdict(self.inventory(file, *arguments, self.probe_sets))
                 if "links" in request:
                     return dict(self.links(file, request["links"])._asdict())
                 # the fields of engines.resolve.Resolution, as JSON has them
@@ -190,7 +209,7 @@ class _Answers:
         except TraceError as error:
             return {"error": error.message, "hint": error.hint}
         except (MemoryError, RecursionError, ValueError, OSError) as error:
-            what = request.get("resolve") or request.get("symbolize", "the logs")
+            what = next((request[key] for key in ("resolve", "symbolize", "inventory") if key in request), "the logs")
             return {"error": f"{what} cannot be read: {type(error).__name__} {error}"}
         finally:
             for descriptor in descriptors:

@@ -1,68 +1,130 @@
 """`bitnet-trace probes`: what would be probed in a program and its libraries, where, and at what cost."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from bitnet_trace.capture.identity import calling_user
+from bitnet_trace.capture.parser import Parser
 from bitnet_trace.engines.found import engine_of, missing_roles
-from bitnet_trace.engines.libraries import linked_files, open_binary
-from bitnet_trace.engines.probes import Location, ProbeSet, load_probe_sets, pt_regs_fields
-from bitnet_trace.engines.resolve import Probe, Resolution, resolve
+from bitnet_trace.engines.inventory import FoundFunction, Inventory
+from bitnet_trace.engines.libraries import Links, linked_files, open_binary
+from bitnet_trace.engines.probes import Location, ProbeSet, load_probe_sets
+from bitnet_trace.engines.resolve import Probe, Resolution
 from bitnet_trace.errors import TraceError
-from bitnet_trace.printable import printable
+from bitnet_trace.render import probe_tables
 from bitnet_trace.render.console import console
+from bitnet_trace.render.probe_tables import File, Missing, Survey
 
-_COSTS = (
-    "Cost of one hit: nop 0.2 µs (Linux 6.18 or newer), emulated 0.4 to 1 µs, single-step 1 to 3 µs on bare metal and "
-    "up to 20 µs in a virtual machine."
-)
-_NO_ENGINE = (
-    "No engine in this file or the libraries that it needs. A library that is loaded later (by Python, as a plug-in) "
-    "is probed when that happens; to see its probes, name the library itself."
-)
+_EXPORT_THEM = "shared libraries (BUILD_SHARED_LIBS=ON), -rdynamic, or no -s and no strip"
 
 
 @click.command()
 @click.argument("binary", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: every function, where the text shows a few.")
 def probes(binary: str | None, as_json: bool) -> None:
-    """Show what would be probed in BINARY and the libraries that it needs.
+    """Show what would be probed in BINARY and the libraries that it needs, and what their functions are for.
 
-    For each role (load, decode, ...): the function, where it lies in its file, the instruction there and what a hit
-    of it costs; and which roles have nothing to probe, and why. BINARY is a program, looked up in PATH, or a shared
-    library, a Python extension for instance. Without it, the known roles and the functions that are looked for.
+    For each role that is probed (load, decode, ...): the function, where it lies in its file, the instruction there and
+    what a hit of it costs. For each role that samples are summed by (hot kernel, barrier, ...): the functions, and what
+    kind of symbol names them: exported, local, a compiler's clone, inlined, in another library. For roles without a
+    function: why, and how a build gets one. BINARY is a program, looked up in PATH, or a shared library, a Python
+    extension for instance. Without it, the known roles and the functions that are looked for.
 
     \b
     Examples:
       bitnet-trace probes
       bitnet-trace probes ./build/bin/llama-cli
       bitnet-trace probes venv/lib/python3.11/site-packages/xllamacpp/xllamacpp.abi3.so
-      bitnet-trace probes llama-server --json | jq '.files[].probes[].symbol'
+      bitnet-trace probes llama-server --json | jq '.files[].functions[] | select(.role == "hot kernel")'
     """
     sets = load_probe_sets()
     screen = console()
     if binary is None:
         if as_json:
-            click.echo(json.dumps({"sets": [asdict(one) for one in sets]}, indent=2))
+            click.echo(json.dumps({"sets": [_set_as_json(one) for one in sets]}, indent=2))
         else:
-            _print_sets(screen, sets)
+            probe_tables.print_sets(screen, sets)
         return
-    linked = linked_files(_find_binary(binary))
-    resolved: list[tuple[Path, Resolution]] = []
-    for path in linked.files:
-        with open_binary(path) as file:
-            resolved.append((path, resolve(file, str(path), sets)))
+    found = _survey(binary)
     if as_json:
-        click.echo(json.dumps(_as_json(binary, resolved, linked.not_found), indent=2))
+        click.echo(json.dumps(_as_json(found), indent=2))
     else:
-        _print_resolved(screen, binary, resolved, linked.not_found)
+        probe_tables.print_survey(screen, found)
+
+
+def _survey(binary: str) -> Survey:
+    """What is in the files, read by a process without root."""
+    path = _find_binary(binary)
+    parser = Parser(calling_user(os.environ, as_root=False) if os.geteuid() == 0 else None)
+
+    def links_of(file_path: Path) -> Links:
+        with open_binary(file_path) as file:
+            return parser.links(file, str(file_path))
+
+    try:
+        linked = linked_files(path, links_of=links_of)
+        resolved = {one: _resolution(parser, one) for one in linked.files}
+        engine = engine_of(resolved.values())
+        files = [File(one, found, _inventory(parser, one, engine, found)) for one, found in resolved.items()]
+    finally:
+        parser.close()
+    stripped = any(file.inventory.stripped for file in files if file.resolution.engine)
+    missing = [
+        Missing(role, reason, _EXPORT_THEM if stripped else None) for role, reason in missing_roles(resolved.values())
+    ]
+    return Survey(binary, engine, files, missing, _without_function(files), linked.not_found)
+
+
+def _resolution(parser: Parser, path: Path) -> Resolution:
+    with open_binary(path) as file:
+        answer = parser.resolve(file, str(path))
+    places = ("context", "n_tokens", "argument")
+    answer["probes"] = [
+        Probe(**{**probe, **{place: Location(**probe[place]) for place in places}}) for probe in answer["probes"]
+    ]
+    return Resolution(**answer)
+
+
+def _inventory(parser: Parser, path: Path, engine: str | None, resolution: Resolution) -> Inventory:
+    with open_binary(path) as file:
+        answer = parser.inventory(file, str(path), engine, resolution.engine is not None)
+    answer["functions"] = [FoundFunction(**function) for function in answer["functions"]]
+    return Inventory(**answer)
+
+
+def _without_function(files: list[File]) -> list[Missing]:
+    """The roles that none of the engine's files has a function of its own for."""
+    of_engine = [file.inventory for file in files if file.inventory.roles]
+    builds = {role: build for one in of_engine for role, build in one.roles}
+    functions = [function for one in of_engine for function in one.functions if function.kind != "PLT"]
+    standing = {function.role for function in functions if function.kind not in ("inlined", "by its code")}
+    copies = {function.role for function in functions if function.kind == "inlined"}
+    guessed = {function.role for function in functions if function.kind == "by its code"}
+    missing = []
+    for role, build in builds.items():
+        if role in standing:
+            continue
+        if role in copies:
+            reason, general = "inlined only", "-fno-inline, or noinline in the source"
+        elif role in guessed:
+            reason, general = "no name, recognised by its code", "no -s, no strip"
+        elif any(one.stripped for one in of_engine):
+            reason, general = "the file is stripped", "no -s, no strip"
+        elif not all(one.debug_information for one in of_engine):
+            reason, general = (
+                "no such name; it may have been inlined",
+                "-g would tell (CMAKE_BUILD_TYPE=RelWithDebInfo)",
+            )
+        else:
+            reason, general = "no such name, inlined or not", None
+        missing.append(Missing(role, reason, "; ".join(text for text in (general, build) if text) or None))
+    return missing
 
 
 def _find_binary(binary: str) -> Path:
@@ -79,89 +141,38 @@ def _find_binary(binary: str) -> Path:
     return path
 
 
-def _as_json(binary: str, resolved: list[tuple[Path, Resolution]], not_found: tuple[str, ...]) -> dict[str, Any]:
-    resolutions = [resolution for _, resolution in resolved]
+def _as_json(found: Survey) -> dict[str, Any]:
     return {
-        "binary": binary,
-        "engine": engine_of(resolutions),
+        "binary": found.binary,
+        "engine": found.engine,
         "files": [
             {
-                "path": str(path),
-                "engine": resolution.engine,
-                "build_id": resolution.build_id,
-                "probes": [asdict(probe) for probe in resolution.probes],
-                "doubts": [{"role": role, "text": text} for role, text in resolution.doubts],
+                "path": str(file.path),
+                "engine": file.resolution.engine,
+                "build_id": file.resolution.build_id,
+                "stripped": file.inventory.stripped,
+                "debug_information": file.inventory.debug_information,
+                "probes": [asdict(probe) for probe in file.resolution.probes],
+                "doubts": [{"role": role, "text": text} for role, text in file.resolution.doubts],
+                "functions": [asdict(function) for function in file.inventory.functions],
+                "functions_not_listed": file.inventory.not_listed,
             }
-            for path, resolution in resolved
-            if resolution.probes or resolution.engine
+            for file in found.files
+            if file.resolution.probes or file.resolution.engine or file.inventory.functions
         ],
-        "missing": [{"role": role, "reason": reason} for role, reason in missing_roles(resolutions)],
-        "libraries_not_found": list(not_found),
+        "missing": [asdict(one) for one in found.missing],
+        "functions_missing": [asdict(one) for one in found.without_function],
+        "libraries_not_found": list(found.not_found),
     }
 
 
-def _print_resolved(
-    screen: Console, binary: str, resolved: list[tuple[Path, Resolution]], not_found: tuple[str, ...]
-) -> None:
-    resolutions = [resolution for _, resolution in resolved]
-    engine = engine_of(resolutions)
-    screen.print(f"[bold]{escape(printable(binary))}[/]: {engine or 'no engine recognised'}")
-    for path, resolution in resolved:
-        if resolution.probes:
-            screen.print(_probe_table(path, resolution.probes))
-    for _, resolution in resolved:
-        for role, text in resolution.doubts:
-            screen.print(f"{role}: {escape(text)}; the call may be seen to end only at the next one")
-    for role, reason in missing_roles(resolutions):
-        screen.print(f"[yellow]not probed[/]  {role}: {escape(reason)}")
-    for name in not_found:
-        screen.print(f"[yellow]not found[/]   {escape(printable(name))} (set LD_LIBRARY_PATH as the program has it)")
-    screen.print(_NO_ENGINE if engine is None else _COSTS)
+def _set_as_json(one: ProbeSet) -> dict[str, Any]:
+    shapes = [
+        {"name": shape.name, "has": [x.pattern for x in shape.has], "lacks": [x.pattern for x in shape.lacks]}
+        for shape in one.shapes
+    ]
+    return {**asdict(ProbeSet(**{**_fields(one), "shapes": ()})), "shapes": shapes}
 
 
-def _probe_table(path: Path, rows: list[Probe]) -> Table:
-    table = Table(
-        title=escape(printable(str(path))), title_justify="left", title_style="bold", box=None, pad_edge=False
-    )
-    for column in ("role", "at", "function", "file offset", "instruction", "cost", "reads"):
-        table.add_column(column, justify="right" if column == "file offset" else "left", overflow="fold")
-    for probe in rows:
-        function = probe.symbol.partition("(")[0] if not probe.symbol.startswith("(") else probe.symbol
-        table.add_row(
-            probe.role,
-            probe.action,
-            escape(printable(function)),
-            f"{probe.file_offset:#x}",
-            escape(probe.instruction),
-            probe.cost_class,
-            _reads(probe),
-        )
-    return table
-
-
-def _reads(probe: Probe) -> str:
-    named = (("context", probe.context), ("n_tokens", probe.n_tokens), ("argument", probe.argument))
-    return ", ".join(f"{name}={_place(place)}" for name, place in named if place.kind != "none")
-
-
-def _place(place: Location) -> str:
-    field = pt_regs_fields()[place.register]
-    register = field if field.startswith("r") else f"r{field}"
-    return register if place.kind == "register" else f"u32 at {register}+{place.offset}"
-
-
-def _print_sets(screen: Console, sets: tuple[ProbeSet, ...]) -> None:
-    for one in sets:
-        extends = f", and what {one.extends}.toml has besides" if one.extends else ""
-        screen.print(f"[bold]{one.engine or one.name}[/] (probes/{one.name}.toml{extends})")
-        table = Table(box=None, pad_edge=False)
-        for column in ("role", "action", "functions, in order of preference"):
-            table.add_column(column, overflow="fold")
-        base = next((other.probes for other in sets if other.name == one.extends), ())
-        for role in one.probes:
-            if role not in base:
-                choices = dict.fromkeys(", ".join(alternative.symbols) for alternative in role.alternatives)
-                table.add_row(role.role, role.action, escape(" | ".join(choices)))
-        if table.row_count:
-            screen.print(table)
-        screen.print()
+def _fields(one: ProbeSet) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in ProbeSet.__dataclass_fields__}

@@ -221,7 +221,7 @@ class _ExitSearch:
                 self._followed.add(address)
                 address += instruction.size
                 target = instruction.direct_target
-                if target is not None and self._elf.function_at(target) is None and not _slot(self._elf, target):
+                if target is not None and self._elf.function_at(target) is None and not plt_slot(self._elf, target):
                     pending.append(target)
                 else:
                     self._step(instruction, recent, depth)
@@ -246,11 +246,11 @@ def _destination(elf: Elf, jump: Instruction) -> tuple[str, int | None]:
 
 
 def _destination_of(elf: Elf, target: int) -> tuple[str, int | None]:
-    slot = _slot(elf, target)
+    slot = plt_slot(elf, target)
     return ("", target) if slot is None else elf.slot_target(slot) or ("", None)
 
 
-def _slot(elf: Elf, address: int) -> int | None:
+def plt_slot(elf: Elf, address: int) -> int | None:
     """The GOT slot that a PLT entry jumps through; None when there is no PLT entry at the address."""
     code = elf.read(address, _MAX_INSTRUCTION_BYTES)
     skipped = len(_ENDBR64) if code.startswith(_ENDBR64) else 0

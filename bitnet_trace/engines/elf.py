@@ -43,6 +43,7 @@ _DYNAMIC.names = ("tag", "value")
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE, _PT_GNU_EH_FRAME = 1, 2, 3, 4, 0x6474E550
 _SHT_SYMTAB, _SHT_RELA, _SHT_DYNSYM = 2, 4, 11
 _STT_FUNC = 2
+_SHF_EXECINSTR = 4
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 14, 15, 29
 _R_GLOB_DAT, _R_JUMP_SLOT, _R_RELATIVE = 6, 7, 8
 _NT_GNU_BUILD_ID = 3
@@ -117,13 +118,17 @@ class Elf:
     @functools.cached_property
     def debug_link(self) -> tuple[str, int] | None:
         """Name and CRC-32 of the file that the debug information was moved to (.gnu_debuglink); None without one."""
+        _, contents = self.section(".gnu_debuglink") or (0, b"")
+        name = contents.partition(b"\0")[0].decode(errors="replace")
+        return (name, int.from_bytes(contents[-4:], "little")) if name else None
+
+    def section(self, name: str) -> tuple[int, bytes] | None:
+        """Address and contents of the first section with that name; None when there is none."""
         for names in self._sections[self._names_section :][:1]:
             strings = self._contents(names, "size")
             for section in self._sections:
-                if _string(strings, int(section["name"])) == ".gnu_debuglink":
-                    contents = self._contents(section, "size")
-                    name = contents.partition(b"\0")[0].decode(errors="replace")
-                    return (name, int.from_bytes(contents[-4:], "little")) if name else None
+                if _string(strings, int(section["name"])) == name:
+                    return int(section["address"]), self._contents(section, "size")
         return None
 
     @property
@@ -194,14 +199,14 @@ class Elf:
 
     def mentions(self, text: bytes) -> bool:
         """Whether any symbol's name, defined here or imported, contains the text."""
-        return any(text in strings for _, strings in self._symbol_tables)
+        return any(text in strings for _, strings in self.symbol_tables)
 
     def names_any(self, names: Iterable[str]) -> str | None:
         """The first of the names that is exactly the name of a symbol, defined here or imported."""
         for name in names:
             ended = name.encode() + b"\0"
             # Linkers store a name that ends another one only once, so what precedes it says nothing: the table decides.
-            for symbols, strings in self._symbol_tables:
+            for symbols, strings in self.symbol_tables:
                 if any((symbols["name"] == at).any() for at in _occurrences(strings, ended, limit=8)):
                     return name
         return None
@@ -210,7 +215,7 @@ class Elf:
         """Every function defined here whose name contains one of the needles, ordered by address, then name."""
         found: set[Symbol] = set()
         searches = _searches(needles)
-        for symbols, strings in self._symbol_tables:
+        for symbols, strings in self.symbol_tables:
             spans = set()
             for search in searches:
                 for hit in itertools.islice(search.finditer(strings), _MAX_HITS):
@@ -223,6 +228,14 @@ class Elf:
                 raise self._damaged("too many symbols have one name")
         return sorted(found, key=lambda symbol: (symbol.address, symbol.name))
 
+    def plt_entries(self) -> Iterator[int]:
+        """Addresses at which entries of the procedure linkage table lie, of all of its sections."""
+        for section in self._sections:
+            size = int(section["entry_size"])
+            if int(section["flags"]) & _SHF_EXECINSTR and size in (8, 16):
+                begin = int(section["address"])
+                yield from range(begin, begin + min(int(section["size"]), _MAX_HITS * size), size)
+
     def function_at(self, address: int) -> Symbol | None:
         """The function whose code holds the address, the largest where several do; None when no symbol says."""
         starts, ends, tables, rows = self._functions_by_address
@@ -233,22 +246,21 @@ class Elf:
         best = first + int(np.argmax(ends[first : index + 1]))
         if address >= ends[best] and address != starts[best]:
             return None
-        return self._symbol(*self._symbol_tables[int(tables[best])], int(rows[best]))
+        return self._symbol(*self.symbol_tables[int(tables[best])], int(rows[best]))
 
     def slot_target(self, slot: int) -> tuple[str, int | None] | None:
         """What the dynamic linker writes into a GOT slot: (name, address), the address None when imported.
 
         None when no relocation names the slot. The name is empty for a relocation to an address of this file.
         """
-        for section in self._sections_of_type(_SHT_RELA):
-            relocations = self._rows(section, _RELOCATION)
+        for linked, relocations in self._relocations:
             for row in relocations[relocations["offset"] == slot][:1]:
                 if row["type"] == _R_RELATIVE:
                     return "", int(row["addend"])
                 if row["type"] not in (_R_GLOB_DAT, _R_JUMP_SLOT):
                     # IRELATIVE: one of several versions of a function, chosen at start (memcpy in static programs).
                     return "a function chosen at start", None
-                return self._linked_symbol(int(section["link"]), int(row["symbol"]))
+                return self._linked_symbol(linked, int(row["symbol"]))
         return None
 
     def holds_text(self, texts: Iterable[bytes]) -> bytes | None:
@@ -265,8 +277,8 @@ class Elf:
     # ---- tables ---------------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _symbol_tables(self) -> list[tuple[Table, bytes]]:
-        """(.symtab, its strings) and (.dynsym, its strings), those that exist."""
+    def symbol_tables(self) -> list[tuple[Table, bytes]]:
+        """(.symtab, its strings) and (.dynsym, its strings), those that exist: arrays of `struct Elf64_Sym`."""
         tables = []
         for kind in (_SHT_SYMTAB, _SHT_DYNSYM):
             for section in self._sections_of_type(kind)[:1]:
@@ -277,10 +289,15 @@ class Elf:
         return tables
 
     @functools.cached_property
+    def _relocations(self) -> list[tuple[int, Table]]:
+        """Of each section of relocations the number of its symbol table, and its rows."""
+        return [(int(one["link"]), self._rows(one, _RELOCATION)) for one in self._sections_of_type(_SHT_RELA)]
+
+    @functools.cached_property
     def _functions_by_address(self) -> tuple[Table, Table, Table, Table]:
         """Begin and end address of every function, ordered by begin, with its table and row."""
         parts = [np.zeros((4, 0), np.uint64)]
-        for number, (symbols, _) in enumerate(self._symbol_tables):
+        for number, (symbols, _) in enumerate(self.symbol_tables):
             rows = np.flatnonzero(_is_function(symbols)).astype(np.uint64)
             begins = symbols["value"][rows]
             parts.append(np.stack([begins, begins + symbols["size"][rows], np.full_like(rows, number), rows]))

@@ -17,8 +17,11 @@ import cxxfilt  # type: ignore[import-untyped]
 import itanium_demangler  # type: ignore[import-untyped]
 
 _ANONYMOUS = "(anonymous namespace)"
-_CLONE = re.compile(r"\.(cold|part|isra|constprop|lto_priv|llvm|_omp_fn|omp_outlined|\d).*$")
+_CLONE = re.compile(
+    r"\.(cold|part|isra|constprop|lto_priv|llvm|_omp_fn|omp_outlined|resolver|ifunc|default|arch_|avx|sse|fma|bmi|\d).*$"
+)
 _BRACKETS_IN_OPERATORS = re.compile(r"\boperator *(\(\)|<<=?|>>=?|<=>|->\*?|[<>]=?)")
+_INNERMOST_BRACKETS = re.compile(r"<[^<>()]*>|\([^<>()]*\)")
 _AFTER_PARAMETERS = re.compile(r"( const| volatile| &&?|\[clone [^]]*\]?| )+$")
 # Past this length names are generated (expression templates); the parser's cost grows with the square of it.
 _MAX_MANGLED = 2048
@@ -82,6 +85,8 @@ def readable(symbol: str) -> str:
 
 def without_return_type(name: str) -> str:
     """`int f<3>(int)` to `f<3>(int)`: templates carry it, no others do."""
+    if " " not in name.replace(_ANONYMOUS, "", 1).partition("(")[0]:
+        return name
     text, depth, cut = name.replace(_ANONYMOUS, "_" * len(_ANONYMOUS)), 0, 0
     for at, character in enumerate(text):
         if not depth and (character == "(" or text.startswith("operator", at)):
@@ -95,14 +100,12 @@ def without_return_type(name: str) -> str:
 @functools.lru_cache(maxsize=8192)
 def plain(function: str) -> str:
     """`int a::f<int>(int) [clone .part.0]` to `a::f`; of a lambda `f(int)::{lambda(int)#1}` it is `f::{lambda#1}`."""
-    name = _BRACKETS_IN_OPERATORS.sub("operator", function.replace(_ANONYMOUS + "::", ""))
-    kept, depth = [], 0
-    for character in name:
-        depth += character in "(<"
-        if not depth:
-            kept.append(character)
-        depth -= character in ")>" and depth > 0
-    return _AFTER_PARAMETERS.sub("", _CLONE.sub("", "".join(kept))).rpartition(" ")[2]
+    name, n_left = function.replace(_ANONYMOUS + "::", ""), 1
+    if "operator" in name:
+        name = _BRACKETS_IN_OPERATORS.sub("operator", name)
+    while n_left:
+        name, n_left = _INNERMOST_BRACKETS.subn("", name)
+    return _AFTER_PARAMETERS.sub("", _CLONE.sub("", name)).rpartition(" ")[2]
 
 
 def matches(pattern: str, symbol: str) -> bool:

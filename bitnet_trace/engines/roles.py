@@ -42,7 +42,7 @@ def role_of(
     if fitting:
         return max(fitting, key=lambda one: one[0])[1]
     file = (module or "").rpartition("/")[2]
-    of_file = [role for role in chosen if any(fnmatch.fnmatchcase(file, pattern) for pattern in role.files)]
+    of_file = [role for role in chosen if file and any(fnmatch.fnmatchcase(file, one) for one in role.files)]
     if unnamed and not of_file:
         return next((role for role in chosen if _UNNAMED in role.names), None)
     return next(iter(of_file), None)
