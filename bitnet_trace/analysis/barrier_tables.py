@@ -19,6 +19,7 @@ from bitnet_trace.recording.reader import Recording
 # The phases in which threads meet at barriers; of other names there are no calls.
 _NAMES = ("warmup", "prefill", "decode")
 _NO_WINDOW = "no window was opened in this recording"
+_NOTHING_SEEN = "no whole decode call with a barrier fell in a window"
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,8 @@ def _summary(recording: Recording, by_phase: pd.DataFrame, barriers: Barriers, s
     reason = meta.get("reason")
     if not len(windows):
         reason = reason if isinstance(reason, str) else _NO_WINDOW
-    elif not seen:
-        reason = "no whole decode call fell in a window"
-    elif not len(barriers.instances):
-        reason = "no thread entered a barrier in the windows"
     else:
-        reason = None
+        reason = None if seen else _NOTHING_SEEN
     one = decode.iloc[0] if len(decode) else None
     return {
         "reason": reason,

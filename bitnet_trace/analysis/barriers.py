@@ -34,7 +34,7 @@ class Barriers:
     thread), what that came of in a column of ns for each of CAUSES, the largest as `cause` (None: nobody was late), and
     of that, where it can be told, by_tid (who ran instead) or by_reason (the wait_reason that it slept in), else -1.
 
-    `calls`: the rows of phases that the instances are of; `n_uneven` and `n_disordered`: calls that were not used.
+    `calls`: the rows of phases that have any; `n_uneven` and `n_disordered`: calls that were not used.
     """
 
     arrivals: pd.DataFrame
@@ -103,8 +103,8 @@ def match(entries: Events, calls: pd.DataFrame, absences: Absences, faults: Even
     order = order[~np.isin(phase[order], disordered)]
     ts_ns, tid, phase, barrier, nth = (values[order] for values in (ts_ns, tid, phase, barrier, nth))
     starts = _starts(barrier, nth)
-    bad = np.concatenate([uneven, disordered])
-    used = calls[~calls["id"].isin(bad)]
+    # a call without any entry was looked at where its engine does not wait
+    used = calls[calls["id"].isin(phase)]
     origin_ns = _origins(ts_ns, phase, starts, used)
     sizes = np.diff(np.append(starts, len(ts_ns)))
     number = np.repeat(np.arange(len(starts)), sizes)

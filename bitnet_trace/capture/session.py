@@ -127,6 +127,7 @@ class _Run:
         self._copy_ended = copy is None
         self._log_cut_short = False
         self._failure: TraceError | None = None
+        self._looked_at_again: set[int] = set()
 
     # ---- before the target's first instruction ----------------------------------------------------------------------
 
@@ -252,6 +253,11 @@ class _Run:
 
     def _step(self) -> None:
         self._drain.step()
+        # a program that has the engine in it was let go before its libraries were mapped: OpenMP's may be among them
+        for pid in set(self._programs.decoding()) - self._looked_at_again:
+            self._looked_at_again.add(pid)
+            self._placer.look_at(pid)
+            self._windows.look_again(pid)
         self._writer.windows(self._windows.take_rows())
 
     def _stop_too(self) -> None:

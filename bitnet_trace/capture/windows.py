@@ -93,6 +93,10 @@ class Windows:
         if self._thread.ident is not None:
             self._thread.join()
 
+    def look_again(self, pid: int) -> None:
+        """There may be more files with probes in a process than there were."""
+        self._processes.pop(pid, None)
+
     def take_rows(self) -> list[dict[str, Any]]:
         """The windows that were closed since the last time: schema.WINDOW_SCHEMA."""
         rows, self._rows = self._rows, []
@@ -187,7 +191,7 @@ class Windows:
             end_ns = time.monotonic_ns()
         except OSError as error:
             self._reason = f"the kernel refused: {error.strerror}"
-            self._processes[pid].level += 1
+            self._next_level(pid)
             return
         finally:
             self._programs.open_window(False)
@@ -211,7 +215,12 @@ class Windows:
             }
         )
         if recorded == recorded_before and self._programs.hits_of(self._decode_cookies) - calls_before > 1:
-            self._processes[pid].level += 1  # a whole call went by without one: it waits elsewhere
+            self._next_level(pid)  # a whole call went by without one: it waits elsewhere
+
+    def _next_level(self, pid: int) -> None:
+        process = self._processes.get(pid)
+        if process is not None:
+            process.level += 1
 
 
 def _levels(files: Mapping[Key, WindowedFile], pid: int) -> list[list[tuple[WindowedFile, list[WindowProbe]]]]:

@@ -132,6 +132,12 @@ def test_only_whole_calls_are_used():
     assert not len(BarrierEvents(windows((0, 100), what="operations"), phase_table(phase_row(1, 0, 9))).calls)
 
 
+def test_a_call_without_a_barrier_was_not_seen():
+    """The probe was where this engine does not wait."""
+    barriers = found(entry(2100, 1, 2), entry(2200, 2, 2), calls=[(1, 0, 1000), (2, 2000, 3000)])
+    assert barriers.calls["id"].tolist() == [2]
+
+
 def test_one_thread_is_never_late():
     barriers = found(entry(100, 1), entry(200, 1))
     assert barriers.instances["late_ns"].tolist() == [0, 0]

@@ -18,7 +18,7 @@ _MAX_CAUSES = 3
 _ADVICE = {
     "preempted": "keep what ran there off its CPU (taskset, cpuset), or leave that a CPU with a smaller -t",
     "run_queue": "its CPU was taken when it was woken: fewer threads, or nothing else on its CPU",
-    "asleep": "it sleeps where the others compute: look at `by` for the call, and for it in the engine",
+    "asleep": "it sleeps where the others compute: find what makes it wait there in the engine",
     "fault": "bring its memory in before decoding: --mlock, no --no-mmap, huge pages",
     "migrated": "pin the threads: taskset, --cpu-strict 1, OMP_PROC_BIND=true",
     "slower": "it has more work or a slower CPU: look at core types, clocks and what only one thread does",

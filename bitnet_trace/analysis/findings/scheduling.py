@@ -67,11 +67,15 @@ def oversubscribed(report: "Report") -> Finding | None:
 
 
 def preempted(report: "Report") -> Finding | None:
-    """Computing threads were put off their CPUs for others: programs, the kernel, threads that do not compute."""
+    """Computing threads were put off their CPUs: for other programs, for the kernel, or for each other although there
+    are CPUs enough (another program then has one of them)."""
+    n_cpus = len(_cpus(report))
     worst: tuple[float, _Computing, pd.DataFrame] | None = None
     for one in _computing(report):
         table = report.preemptions[report.preemptions["name"] == one.name]
-        table = table[table["tid"].isin(one.tids) & (table["next"] != 0) & ~table["next"].isin(one.tids)]
+        table = table[table["tid"].isin(one.tids) & (table["next"] != 0)]
+        if len(one.tids) > n_cpus:
+            table = table[~table["next"].isin(one.tids)]  # that is oversubscription
         most_ns = float(table.groupby("tid")["offcpu_ns"].sum().max()) if len(table) else 0.0
         pct = 100 * most_ns / max(one.dur_ns, 1)
         if pct >= PREEMPTED_PCT and most_ns >= PREEMPTED_LEAST_NS and (worst is None or pct > worst[0]):
