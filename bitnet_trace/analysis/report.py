@@ -15,8 +15,10 @@ from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
 from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.analysis.profile import Profile, profile
+from bitnet_trace.analysis.run_queue import RunQueueWaits
 from bitnet_trace.analysis.speed import compare_timings, summary
 from bitnet_trace.analysis.tlb import TlbFlushes
+from bitnet_trace.analysis.token_time import phase_time, token_time
 from bitnet_trace.analysis.waits import Waits
 from bitnet_trace.columns import COUNTERS, TOKENS, by_key
 from bitnet_trace.recording.reader import Recording
@@ -32,7 +34,10 @@ class Report:
     layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health`, `faults`, `tlb` and `io`
     are as the JSON output has them (the last two None when they were not traced), `summary` has the keys of
     columns.SUMMARY, `timings` the rows of `compare_timings`, `taskstats_summary` is that of taskstats.summary.
-    `waits` and `ran_instead` have the columns WAITS and INSTEAD, and no rows where only counters were kept.
+    `waits`, `ran_instead` and `run_queue` have the columns WAITS, INSTEAD and RUN_QUEUE, and no rows where only
+    counters were kept. `token_time`: a row per call, columns.TOKEN_TIME; `phase_time`: a row for prefill and decode,
+    columns.PHASE_TIME; neither has rows where time on a CPU was not traced. `run_queue_histogram`:
+    {phase name: [(from ns, waits)]}.
     """
 
     recording: Recording
@@ -54,17 +59,23 @@ class Report:
     profile: Profile | None
     waits: pd.DataFrame
     ran_instead: pd.DataFrame
+    token_time: pd.DataFrame
+    phase_time: pd.DataFrame
+    run_queue: pd.DataFrame
+    run_queue_histogram: dict[str, list[tuple[int, int]]]
 
 
 def build_report(recording: Recording) -> Report:
     """The report of `recording`: its events are read once, in pieces."""
+    named = name_phases(recording.phases)
     latencies, requests, flushes, waits = FaultLatencies(), IoRequests(), TlbFlushes(), Waits()
+    run_queue = RunQueueWaits(named)
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes, waits):
+            for gatherer in (latencies, requests, flushes, waits, run_queue):
                 gatherer.add(batch)
             latest_ns = max(latest_ns, int(batch["ts_ns"].max()))
             yield batch
@@ -72,7 +83,6 @@ def build_report(recording: Recording) -> Report:
     folded = fold_events(pieces(), recording.phases)
     stored = from_stored(recording.stored_counters)
     counters = add_counters(stored, folded) if len(stored) else folded
-    named = name_phases(recording.phases)
     start_ns, end_ns = _span(recording.meta, named, latest_ns)
     phases = tables.with_durations(named, start_ns, end_ns)
     meta = recording.meta
@@ -81,6 +91,10 @@ def build_report(recording: Recording) -> Report:
     numbers = summary(phases)
     compared = taskstats.compare(recording.taskstats, counters, phases, recording.threads, blind)
     total = tables.without_unattached(tables.total(counters), COUNTERS, blind)
+    by_thread = tables.without_unattached(tables.by_thread(counters, phases, recording.threads), COUNTERS, blind)
+    found = profile(recording, phases)
+    timed = phases if by_thread["cpu_ns"].notna().all() else phases[:0]
+    calls = token_time(counters, timed, by_thread, found)
     return Report(
         recording=recording,
         run=_run(meta, start_ns, numbers),
@@ -90,7 +104,7 @@ def build_report(recording: Recording) -> Report:
         phases=phases,
         by_phase=tables.without_unattached(tables.by_phase(counters, phases), COUNTERS, blind),
         total=total,
-        by_thread=tables.without_unattached(tables.by_thread(counters, phases, recording.threads), COUNTERS, blind),
+        by_thread=by_thread,
         tokens=tables.without_unattached(tables.tokens(counters, phases), TOKENS, blind),
         faults={"latency_ns": latencies.quantiles()},
         tlb=_tlb(total, flushes),
@@ -98,9 +112,13 @@ def build_report(recording: Recording) -> Report:
         counters=counters,
         taskstats=compared,
         taskstats_summary=taskstats.summary(compared, meta),
-        profile=profile(recording, phases),
+        profile=found,
         waits=waits.by_reason(),
         ran_instead=waits.ran_instead(recording.threads, meta.get("neighbours", {})),
+        token_time=calls,
+        phase_time=phase_time(calls, by_thread),
+        run_queue=run_queue.by_phase(),
+        run_queue_histogram=run_queue.histogram(),
     )
 
 
