@@ -13,7 +13,7 @@ SUDO   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BITNET_TRACE_REQU
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages demo test test-unit test-bpf lint format bench docs build install clean
+.PHONY: help setup packages browser demo test test-unit test-bpf lint format bench docs build install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ $(STAMP): pyproject.toml | packages
 	@$(PYTHON) -m venv --system-site-packages $(VENV)
 	@$(PIP) install -e '.[demo,dev]'
 	@touch $@
+
+browser: ## Chromium, in which the tests open HTML reports (they skip without) and docs takes its pictures (root)
+	@command -v chromium >/dev/null || apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null
 
 demo: setup ## trace the embedded workload: a synthetic ternary model, decoded (root)
 	@$(SUDO) $(BIN)/bitnet-trace demo --force

@@ -193,6 +193,46 @@ TOKENS: tuple[Column, ...] = (
     Column("futex_wait_ns", "futex wait", "ns", "time in futex calls that wait", needs=_CALLS),
 )
 
+# Where the time of a call goes: means over the threads that compute, so that the parts add up to its duration.
+PARTS: tuple[Column, ...] = (
+    Column(
+        "compute_ns",
+        "compute",
+        "ns",
+        "on a CPU, less page faults and spinning; spinning too where samples do not tell it apart",
+        how="derived",
+    ),
+    Column(
+        "spin_ns", "spin", "ns", "on a CPU in a loop around pause, by the samples' share in that phase", how="estimated"
+    ),
+    Column("runq_ns", "run queue", "ns", "ready to run without a CPU", how="derived"),
+    Column("fault_ns", "faults", "ns", "in page faults", how="derived"),
+    Column("futex_ns", "futex", "ns", "asleep in futex calls, as at a barrier that sleeps", how="derived"),
+    Column("io_ns", "I/O", "ns", "asleep in calls that read", how="derived"),
+    Column("rest_ns", "other", "ns", "asleep for another reason, or not yet begun, or ended", how="derived"),
+)
+TOKEN_TIME: tuple[Column, ...] = (
+    *(column for column in TOKENS if column.key in ("phase_id", "name", "token", "n_tokens", "start_ns", "dur_ns")),
+    *PARTS,
+)
+PHASE_TIME: tuple[Column, ...] = (
+    Column("name", "phase", "text", "prefill or decode"),
+    Column(
+        "n_tokens", "tokens", "count", "tokens that its calls processed; a call whose tokens are unknown counts as one"
+    ),
+    Column("n_threads", "threads", "count", "threads that compute", how="derived"),
+    Column("dur_ns", "per token", "ns", "duration of its calls over their tokens", how="derived"),
+    *PARTS,
+)
+RUN_QUEUE: tuple[Column, ...] = (
+    Column("phase", "phase", "text", "phase at the end of the wait"),
+    Column("n", "waits", "count", "times that a thread was ready and had to wait for a CPU"),
+    Column("p50", "p50", "ns", "the median of those waits"),
+    Column("p90", "p90", "ns", "the 90th of 100"),
+    Column("p99", "p99", "ns", "the 99th of 100"),
+    Column("max", "max", "ns", "the longest"),
+)
+
 THREADS: tuple[Column, ...] = (
     Column("pid", "pid", "number", "process"),
     Column("tid", "tid", "number", "thread"),

@@ -32,3 +32,15 @@ class Distribution:
             for name, share in _QUANTILES.items()
         }
         return {**result, "max": int(self._values[-1])}
+
+    @property
+    def n(self) -> int:
+        """How many values there are."""
+        return int(self._counts.sum())
+
+    def by_powers_of_two(self) -> list[tuple[int, int]]:
+        """(2^n, how many positive values are there from it up to twice that), ascending, without empty ones."""
+        exponents = np.frexp(self._values.astype(np.float64))[1] - 1
+        unique, place = np.unique(exponents, return_inverse=True)
+        counts = np.bincount(place, weights=self._counts, minlength=len(unique))
+        return [(1 << int(one), int(n)) for one, n in zip(unique, counts, strict=True)]

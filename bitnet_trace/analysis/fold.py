@@ -139,7 +139,7 @@ class _Fold:
         keys = events["phase"].astype(np.uint64) << _KEY_SHIFT | events["tid"]
         self._code, self._keys = pd.factorize(keys)
         self._begin_ns, self._pid = edges.lookup((self._keys >> _KEY_SHIFT).astype(np.uint32))
-        self._sums: dict[str, npt.NDArray[np.float64]] = {}  # of those that are not all 0
+        self._sums: dict[str, npt.NDArray[Any]] = {}  # of those that are not all 0
         # Parts of durations in other phases than their record's: counter, keys, amounts.
         self._moved: list[tuple[str, npt.NDArray[np.uint64], npt.NDArray[np.float64]]] = []
 
@@ -189,7 +189,7 @@ class _Fold:
         """Adds 1, or `amount`, for each of `rows` to the counter in the row's own phase."""
         if len(rows):
             weights = None if amount is None else amount.astype(np.float64)
-            sums: npt.NDArray[np.float64] = np.bincount(self._code[rows], weights=weights, minlength=len(self._keys))
+            sums = np.bincount(self._code[rows], weights=weights, minlength=len(self._keys))
             self._sums[name] = self._sums.get(name, 0.0) + sums
 
     def _add_time(self, name: str, rows: Rows, length_ns: Amounts) -> None:
@@ -286,4 +286,5 @@ class _Fold:
 
 def to_int(sums: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Sums are whole numbers below 2^53 (104 days in ns), so exact; damage is kept in the range of int64."""
-    return np.minimum(sums, _LARGEST_SUM).astype(np.int64)
+    limited: npt.NDArray[np.int64] = np.minimum(sums, _LARGEST_SUM).astype(np.int64)
+    return limited

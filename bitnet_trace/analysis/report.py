@@ -21,8 +21,10 @@ from bitnet_trace.analysis.names import ThreadNames
 from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.analysis.preemption import Preemptions
 from bitnet_trace.analysis.profile import Profile, profile
+from bitnet_trace.analysis.run_queue import RunQueueWaits
 from bitnet_trace.analysis.speed import compare_timings, summary
 from bitnet_trace.analysis.tlb import TlbFlushes
+from bitnet_trace.analysis.token_time import phase_time, token_time
 from bitnet_trace.analysis.waits import Waits
 from bitnet_trace.columns import COUNTERS, TOKENS, by_key
 from bitnet_trace.recording.reader import Recording
@@ -38,8 +40,11 @@ class Report:
     layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health`, `faults`, `tlb` and `io`
     are as the JSON output has them (the last two None when they were not traced), `summary` has the keys of
     columns.SUMMARY, `timings` the rows of `compare_timings`, `taskstats_summary` is that of taskstats.summary.
-    `waits` and `ran_instead` have the columns WAITS and INSTEAD, `preemptions` those of Preemptions.by_phase, and no
-    rows where only counters were kept. `findings`: what is wrong, the gravest first. `names`: of all threads.
+    `waits`, `ran_instead` and `run_queue` have the columns WAITS, INSTEAD and RUN_QUEUE, `preemptions` those of
+    Preemptions.by_phase, and no rows where only counters were kept. `token_time`: a row per call, columns.TOKEN_TIME;
+    `phase_time`: a row for prefill and decode, columns.PHASE_TIME; neither has rows where time on a CPU was not traced.
+    `run_queue_histogram`: {phase name: [(from ns, waits)]}. `findings`: what is wrong, the gravest first. `names`: of
+    all threads.
     """
 
     recording: Recording
@@ -64,12 +69,17 @@ class Report:
     preemptions: pd.DataFrame
     barriers: BarrierReport
     names: ThreadNames
+    token_time: pd.DataFrame
+    phase_time: pd.DataFrame
+    run_queue: pd.DataFrame
+    run_queue_histogram: dict[str, list[tuple[int, int]]]
     findings: tuple[Finding, ...] = ()
 
 
 def build_report(recording: Recording) -> Report:
     """The report of `recording`: its events are read once, in pieces."""
-    latencies, requests, flushes = FaultLatencies(), IoRequests(), TlbFlushes()
+    named = name_phases(recording.phases)
+    latencies, requests, flushes, run_queue = FaultLatencies(), IoRequests(), TlbFlushes(), RunQueueWaits(named)
     pairs, waits, preemptions = SwitchPairs(), Waits(), Preemptions()
     barriers = BarrierEvents(recording.windows, recording.phases)
     latest_ns = 0
@@ -77,7 +87,7 @@ def build_report(recording: Recording) -> Report:
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes):
+            for gatherer in (latencies, requests, flushes, run_queue):
                 gatherer.add(batch)
             absences = pairs.add(batch)
             waits.add(absences)
@@ -89,7 +99,6 @@ def build_report(recording: Recording) -> Report:
     folded = fold_events(pieces(), recording.phases)
     stored = from_stored(recording.stored_counters)
     counters = add_counters(stored, folded) if len(stored) else folded
-    named = name_phases(recording.phases)
     start_ns, end_ns = _span(recording.meta, named, latest_ns)
     phases = tables.with_durations(named, start_ns, end_ns)
     meta = recording.meta
@@ -99,7 +108,10 @@ def build_report(recording: Recording) -> Report:
     compared = taskstats.compare(recording.taskstats, counters, phases, recording.threads, blind)
     total = tables.without_unattached(tables.total(counters), COUNTERS, blind)
     names = ThreadNames(recording.threads, meta.get("neighbours", {}))
+    by_thread = tables.without_unattached(tables.by_thread(counters, phases, recording.threads), COUNTERS, blind)
     sampled = profile(recording, phases)
+    timed = phases if by_thread["cpu_ns"].notna().all() else phases[:0]
+    calls = token_time(counters, timed, by_thread, sampled)
     report = Report(
         recording=recording,
         run=_run(meta, start_ns, numbers),
@@ -109,7 +121,7 @@ def build_report(recording: Recording) -> Report:
         phases=phases,
         by_phase=tables.without_unattached(tables.by_phase(counters, phases), COUNTERS, blind),
         total=total,
-        by_thread=tables.without_unattached(tables.by_thread(counters, phases, recording.threads), COUNTERS, blind),
+        by_thread=by_thread,
         tokens=tables.without_unattached(tables.tokens(counters, phases), TOKENS, blind),
         faults={"latency_ns": latencies.quantiles()},
         tlb=_tlb(total, flushes),
@@ -123,6 +135,10 @@ def build_report(recording: Recording) -> Report:
         preemptions=preemptions.by_phase(phases),
         barriers=barrier_report(recording, phases, barriers.result(), sampled, names),
         names=names,
+        token_time=calls,
+        phase_time=phase_time(calls, by_thread),
+        run_queue=run_queue.by_phase(),
+        run_queue_histogram=run_queue.histogram(),
     )
     return replace(report, findings=find(report))
 

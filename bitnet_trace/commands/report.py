@@ -15,10 +15,10 @@ from bitnet_trace.commands.files import refuse_existing, write_new
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "markdown", "json"]),
+    type=click.Choice(["text", "markdown", "html", "json"]),
     default="text",
     show_default=True,
-    help="text for a terminal, markdown for an issue or a page, json for other programs.",
+    help="text for a terminal, markdown for an issue, html for a browser (one file), json for other programs.",
 )
 @click.option(
     "-o",
@@ -38,6 +38,7 @@ def report(recording: Path, form: str, output: Path | None, force: bool) -> None
       bitnet-trace report llama-cli.btrace
       bitnet-trace report llama-cli.btrace --format json | jq '.by_phase[] | {phase, dur_ns}'
       bitnet-trace report llama-cli.btrace --format markdown -o report.md
+      bitnet-trace report llama-cli.btrace --format html -o report.html
     """
     refuse_existing(output, force)
     text = _rendered(recording, form, to_terminal=output is None and sys.stdout.isatty())
@@ -59,6 +60,10 @@ def _rendered(recording: Path, form: str, to_terminal: bool) -> str:
         return json.render(built)
     if form == "markdown":
         return markdown.render(built)
+    if form == "html":
+        from bitnet_trace.render import html
+
+        return html.render(built)
     # https://no-color.org: set and not empty.
     color = to_terminal and not os.environ.get("NO_COLOR")
     return text.render(built, width=shutil.get_terminal_size().columns, color=color)

@@ -14,6 +14,8 @@ from bitnet_trace.columns import (
     INSTEAD,
     IO_URING,
     PHASE_SUMS,
+    PHASE_TIME,
+    RUN_QUEUE,
     SUMMARY,
     TASKSTATS,
     TASKSTATS_COMPARED,
@@ -46,12 +48,21 @@ _THREAD_COLUMNS = (
     "faults_populate",
     "fault_ns",
 )
+_LOAD_COLUMNS = (
+    *("phase", "dur_ns", "cpu_ns", "mmap_calls", "mmap_bytes", "populated_bytes", "memory_calls_ns"),
+    *("read_calls", "read_bytes", "read_ns", "io_uring_completed", "io_uring_bytes", "faults_minor", "faults_major"),
+)
+_ALWAYS_SHOWN = ("phase", "name", "n_tokens", "dur_ns")
 _CALL_COLUMNS = ("name", "token", "n_tokens", "dur_ns", "cpu_ns", "faults", "switches", "runq_wait_ns", "futex_wait_ns")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One table: the first `n_keys` columns name a row; cells are text, ready to print."""
+    """One table: the first `n_keys` columns name a row; cells are text, ready to print.
+
+    `columns` are those of columns.py where each column of the table is one of them. `source` says where the JSON output
+    has the same rows.
+    """
 
     title: str
     titles: list[str]
@@ -60,6 +71,8 @@ class Grid:
     left: frozenset[int] = frozenset({0})
     has_total: bool = False
     notes: list[str] = field(default_factory=list)
+    columns: tuple[Column, ...] = ()
+    source: str = ""
 
 
 def heading(report: Report) -> list[tuple[str, str]]:
@@ -120,7 +133,7 @@ def phases(report: Report) -> list[Grid]:
     for group, title in GROUPS:
         members = [by_key(PHASE_SUMS)["phase"], *(column for column in shown if column.group == group)]
         if len(members) > 1 and len(table):
-            grids.append(_grid(f"{title} by phase", both, members, has_total=True))
+            grids.append(grid_of(f"{title} by phase", "by_phase", both, members, has_total=True))
     if grids:
         grids[-1].notes.extend(_left_out(table, columns, shown))
     return grids
@@ -134,7 +147,7 @@ def threads(report: Report) -> Grid | None:
     known = by_key(COUNTERS)
     keys = [column for column in THREADS if column.key != "pid" or table["pid"].nunique() > 1]
     shown = [known[key] for key in _THREAD_COLUMNS if _has_values(table[key])]
-    grid = _grid("Threads", table.head(MAX_THREADS), [*keys, *shown], n_keys=len(keys))
+    grid = grid_of("Threads", "by_thread", table.head(MAX_THREADS), [*keys, *shown], n_keys=len(keys))
     rest = table.iloc[MAX_THREADS:]
     if len(rest):
         ran = cell(rest["cpu_ns"].sum(min_count=1), known["cpu_ns"])
@@ -150,7 +163,7 @@ def calls(report: Report) -> Grid | None:
     known = by_key(TOKENS)
     slowest = table.sort_values("dur_ns", ascending=False, kind="stable").head(MAX_CALLS)
     columns = [known[key] for key in _CALL_COLUMNS if key in ("name", "token") or _has_values(table[key])]
-    grid = _grid("Slowest decode calls", slowest, columns, n_keys=2)
+    grid = grid_of("Slowest decode calls", "tokens", slowest, columns, n_keys=2)
     lengths = sorted(int(ns) for ns in table["dur_ns"])
     spread = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
     ranked = [f"{name} {duration(lengths[math.ceil(share * len(lengths)) - 1])}" for name, share in spread.items()]
@@ -158,17 +171,49 @@ def calls(report: Report) -> Grid | None:
     return grid
 
 
+def token_time(report: Report) -> Grid | None:
+    """Where the time of a token goes; None without calls."""
+    table = report.phase_time
+    if not len(table):
+        return None
+    columns = [one for one in PHASE_TIME if one.key in _ALWAYS_SHOWN or _has_values(table[one.key])]
+    grid = grid_of("Where the time of a token goes", "phase_time", table, columns)
+    grid.notes.append("means over the threads that compute: the parts add up to the time per token")
+    if _has_values(table["spin_ns"]):
+        grid.notes.append("spin: estimated, from the share of the phase's samples")
+    return grid
+
+
+def loading(report: Report) -> Grid | None:
+    """How the model came into memory; None without a load."""
+    table = report.by_phase[report.by_phase["phase"] == "load"]
+    if not len(table):
+        return None
+    known = by_key((*PHASE_SUMS, *COUNTERS))
+    shown = [known[key] for key in _LOAD_COLUMNS if key in _ALWAYS_SHOWN or _has_values(table[key])]
+    return grid_of("Loading", "by_phase", table, shown)
+
+
+def run_queue(report: Report) -> Grid | None:
+    """How long threads waited for a CPU each time; None where no switches were traced one by one."""
+    if not len(report.run_queue):
+        return None
+    return grid_of("Run-queue latency", "run_queue", report.run_queue, RUN_QUEUE)
+
+
 def waits(report: Report) -> list[Grid]:
     """Why threads left their CPU, and who ran in place of those that were preempted."""
     tables = []
     if len(report.waits):
-        grid = _grid("Off the CPU, by reason", report.waits.head(MAX_WAITS), list(WAITS))
+        grid = grid_of("Off the CPU, by reason", "waits", report.waits.head(MAX_WAITS), list(WAITS))
         if len(report.waits) > MAX_WAITS:
             grid.notes.append(f"and {amount(len(report.waits) - MAX_WAITS)} more reasons")
         tables.append(grid)
     if len(report.ran_instead):
         columns = [column for column in INSTEAD if column.key != "runq_wait_ns"]
-        tables.append(_grid("Who ran instead, when preempted", report.ran_instead.head(MAX_WAITS), columns, 3))
+        tables.append(
+            grid_of("Who ran instead, when preempted", "ran_instead", report.ran_instead.head(MAX_WAITS), columns, 3)
+        )
     return tables
 
 
@@ -179,8 +224,11 @@ def io_uring(report: Report) -> Grid | None:
         return None
     flat = [{**row, "opcode": row["opcode"] or "(refused)", **(row["latency_ns"] or {})} for row in rows]
     table = pd.DataFrame(flat, columns=[column.key for column in IO_URING])
-    return _grid(
-        "io_uring requests", table, [one for one in IO_URING if one.key == "opcode" or _has_values(table[one.key])]
+    return grid_of(
+        "io_uring requests",
+        "io.by_opcode",
+        table,
+        [one for one in IO_URING if one.key == "opcode" or _has_values(table[one.key])],
     )
 
 
@@ -195,7 +243,13 @@ def taskstats(report: Report) -> Grid | None:
     compared = [one for one in TASKSTATS_COMPARED if _has_values(differing[f"difference_{one.key}"])]
     known = by_key(TASKSTATS)
     columns = [known[name] for one in compared for name in (one.key, f"kernel_{one.key}")]
-    grid = _grid("Kernel's own accounting, where it differs", differing.head(MAX_THREADS), [*keys, *columns], len(keys))
+    grid = grid_of(
+        "Kernel's own accounting, where it differs",
+        "taskstats.threads",
+        differing.head(MAX_THREADS),
+        [*keys, *columns],
+        len(keys),
+    )
     if len(differing) > MAX_THREADS:
         grid.notes.append(f"and {amount(len(differing) - MAX_THREADS)} more threads")
     return grid
@@ -257,9 +311,19 @@ def warnings(report: Report) -> list[str]:
     return lines
 
 
-def _grid(title: str, table: pd.DataFrame, columns: Sequence[Column], n_keys: int = 1, has_total: bool = False) -> Grid:
+def grid_of(
+    title: str,
+    source: str,
+    table: pd.DataFrame,
+    columns: Sequence[Column],
+    n_keys: int = 1,
+    has_total: bool = False,
+) -> Grid:
+    """The rows of `table` in those columns."""
     left = frozenset(index for index, column in enumerate(columns) if column.format == "text")
-    return Grid(title, [column.title for column in columns], rows_of(table, columns), n_keys, left, has_total)
+    titles = [column.title for column in columns]
+    rows = rows_of(table, columns)
+    return Grid(title, titles, rows, n_keys, left, has_total, columns=tuple(columns), source=source)
 
 
 def rows_of(table: pd.DataFrame, columns: Sequence[Column]) -> list[list[str]]:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.printable import printable
-from bitnet_trace.render import barrier_grids, finding_lines, grids, profile_grids
+from bitnet_trace.render import finding_lines, grids
 from bitnet_trace.render.grids import Grid
+from bitnet_trace.render.sections import sections
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&])")
 
@@ -26,16 +27,13 @@ def _lines(report: Report) -> Iterator[str]:
         yield from (f"> ⚠ {_escaped(line)}  " for line in warnings)
     yield from _findings(report)
     yield from _grid(Grid("Speed", ["", ""], [list(pair) for pair in grids.speed(report)]))
-    tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
-    tables += [grids.calls(report), *barrier_grids.grids(report), *grids.waits(report)]
-    tables += [*profile_grids.grids(report.profile), grids.io_uring(report)]
-    for grid in tables:
-        if grid is not None:
+    for section in sections(report):
+        for grid in section.tables:
             yield from _grid(grid)
-    yield from ("", "## Page-fault latency", "", _escaped(grids.fault_latency(report)))
-    yield from ("", "## Health of the recording", "", _escaped(grids.health_line(report)))
-    yield from ("", _escaped(profile_grids.health_line(report.profile)))
-    yield from ("", _escaped(grids.taskstats_line(report)))
+        if section.lines:
+            yield from ("", f"## {section.title}")
+        for line in section.lines:
+            yield from ("", _escaped(line))
 
 
 def _findings(report: Report) -> Iterator[str]:

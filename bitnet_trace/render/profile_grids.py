@@ -4,8 +4,8 @@ from bitnet_trace.analysis.profile import COMPLETE_ENOUGH_PCT, SPIN_ROLE, Profil
 from bitnet_trace.columns import FUNCTIONS, SPIN, Column, by_key
 from bitnet_trace.engines.names import plain
 from bitnet_trace.printable import printable
-from bitnet_trace.render.format import MISSING, amount, cell, percent
-from bitnet_trace.render.grids import Grid, rows_of
+from bitnet_trace.render.format import MISSING, amount, percent
+from bitnet_trace.render.grids import Grid, grid_of, rows_of
 
 MAX_FUNCTIONS = 20
 MAX_SPINNING = 8
@@ -46,7 +46,15 @@ def _roles(profile: Profile) -> Grid:
     if len(rest):
         notes.append(f"and {amount(len(rest))} more roles with {percent(float(rest.sum()))} of the samples")
     titles = ["role", "all", "mostly", *phases]
-    return Grid("CPU time by role and phase (sampled)", titles, rows, 3, frozenset({0, 2}), notes=notes)
+    return Grid(
+        "CPU time by role and phase (sampled)",
+        titles,
+        rows,
+        3,
+        frozenset({0, 2}),
+        notes=notes,
+        source="profile.roles",
+    )
 
 
 def _functions(profile: Profile) -> Grid:
@@ -65,7 +73,15 @@ def _functions(profile: Profile) -> Grid:
     if known["total_pct"] not in columns:
         limit = f"{COMPLETE_ENOUGH_PCT:.0f} %"
         notes.insert(0, f"no total: what a function's callees took is known where {limit} of the stacks are complete")
-    return Grid("Functions (sampled)", ["function", *(column.title for column in columns)], rows, 1, left, notes=notes)
+    return Grid(
+        "Functions (sampled)",
+        ["function", *(column.title for column in columns)],
+        rows,
+        1,
+        left,
+        notes=notes,
+        source="functions",
+    )
 
 
 def _name(function: object) -> str:
@@ -76,6 +92,4 @@ def _name(function: object) -> str:
 
 def _spinning(profile: Profile) -> Grid:
     table = profile.spin.head(MAX_SPINNING)
-    titles = [column.title for column in SPIN]
-    rows = [[cell(row[column.key], column) for column in SPIN] for _, row in table.iterrows()]
-    return Grid("Spinning by thread and phase (sampled)", titles, rows, 3, frozenset({1, 2}))
+    return grid_of("Spinning by thread and phase (sampled)", "profile.spin", table, SPIN, 3)

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.printable import printable
-from bitnet_trace.render import barrier_grids, finding_lines, grids, profile_grids
+from bitnet_trace.render import finding_lines, grids
 from bitnet_trace.render.grids import Grid
+from bitnet_trace.render.sections import sections
 
 _MIN_WIDTH = 40
 _INDENT = 2
@@ -41,17 +42,13 @@ def render(report: Report, width: int = 80, color: bool = False) -> str:
     _findings(console, report)
     _title(console, "Speed")
     _pairs(console, grids.speed(report))
-    tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
-    tables += [grids.calls(report), *barrier_grids.grids(report), *grids.waits(report)]
-    tables += [*profile_grids.grids(report.profile), grids.io_uring(report)]
-    for grid in tables:
-        if grid is not None:
+    for section in sections(report):
+        for grid in section.tables:
             _print_grid(console, grid)
-    _title(console, "Page-fault latency")
-    console.print(Padding(Text(grids.fault_latency(report)), (0, 0, 0, _INDENT)))
-    _title(console, "Health of the recording")
-    for line in (grids.health_line(report), profile_grids.health_line(report.profile), grids.taskstats_line(report)):
-        console.print(Padding(Text(line), (0, 0, 0, _INDENT)))
+        if section.lines:
+            _title(console, section.title)
+        for line in section.lines:
+            console.print(Padding(Text(line), (0, 0, 0, _INDENT)))
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
 
 

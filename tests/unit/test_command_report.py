@@ -23,7 +23,8 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize(
-    ("form", "start"), [("text", "bitnet-trace report: a"), ("markdown", "# bitnet-trace"), ("json", "{")]
+    ("form", "start"),
+    [("text", "bitnet-trace report: a"), ("markdown", "# bitnet-trace"), ("json", "{"), ("html", "<!doctype html>")],
 )
 def test_formats(recording, form, start):
     result = run(recording, "--format", form)
@@ -35,7 +36,7 @@ def test_formats(recording, form, start):
 def test_help_says_what_it_does_and_shows_an_example():
     output = run("--help").output
     assert "bitnet-trace report llama-cli.btrace --format json" in output
-    assert "html" not in output
+    assert "--format html -o report.html" in output
 
 
 def test_output_file_is_not_overwritten_without_force(recording, tmp_path):

@@ -234,11 +234,11 @@ def test_plain_names():
 
 
 def test_flame_graphs_escape_what_programs_say():
-    stacks = {("decode", "<script>", "f"): 3_000_000, ("decode", "g"): 1_000_000}
+    stacks = {("decode", "<script>alert(1)", "f"): 3_000_000, ("decode", "g"): 1_000_000}
     page = flame.render(stacks, "a <b>", "c & d")
-    assert "<script>" not in page
-    assert "&lt;script&gt;: 3.00 ms, 75.0 %" in page
-    assert folded.render(stacks) == "decode;<script>;f 3000\ndecode;g 1000\n"
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1): 3.00 ms, 75.0 %" in page
+    assert folded.render(stacks) == "decode;<script>alert(1);f 3000\ndecode;g 1000\n"
 
 
 def test_programs_of_the_folder_too(tmp_path):

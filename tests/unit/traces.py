@@ -124,17 +124,24 @@ class Script:
         return self.id
 
 
-def inference() -> Script:
-    """Load, init, warm-up, a prompt of 12 tokens, five decoded tokens, exit."""
+def inference(slow: float = 1.0, rng: np.random.Generator | None = None) -> Script:
+    """Load, init, warm-up, a prompt of 12 tokens, five decoded tokens, exit.
+
+    `slow` stretches the decode calls; with `rng` all lengths vary by 1 %.
+    """
+
+    def length(ns: int) -> int:
+        return round(ns * (1.0 if rng is None else rng.normal(1.0, 0.01)))
+
     script = Script()
-    script.call(Role.LOAD, 100 * MS)
-    script.call(Role.INIT, 20 * MS)
+    script.call(Role.LOAD, length(100 * MS))
+    script.call(Role.INIT, length(20 * MS))
     script.mark(Role.WARMUP, 1)
-    script.call(Role.DECODE, 8 * MS, n_tokens=2)
+    script.call(Role.DECODE, length(8 * MS), n_tokens=2)
     script.mark(Role.WARMUP, 0)
-    script.call(Role.DECODE, 60 * MS, n_tokens=12, samples=1)
+    script.call(Role.DECODE, length(60 * MS), n_tokens=12, samples=1)
     for _ in range(5):
-        script.call(Role.DECODE, 10 * MS, n_tokens=1, samples=1)
+        script.call(Role.DECODE, round(length(10 * MS) * slow), n_tokens=1, samples=1)
     return script.exit(2 * MS)
 
 
