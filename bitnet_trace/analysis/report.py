@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis import tables, taskstats
+from bitnet_trace.analysis.fault_places import FaultPlaces, PlaceGatherer
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.analysis.health import health, unattached
 from bitnet_trace.analysis.io_uring import IoRequests
@@ -33,6 +34,7 @@ class Report:
     are as the JSON output has them (the last two None when they were not traced), `summary` has the keys of
     columns.SUMMARY, `timings` the rows of `compare_timings`, `taskstats_summary` is that of taskstats.summary.
     `waits` and `ran_instead` have the columns WAITS and INSTEAD, and no rows where only counters were kept.
+    `places`: None there.
     """
 
     recording: Recording
@@ -54,24 +56,26 @@ class Report:
     profile: Profile | None
     waits: pd.DataFrame
     ran_instead: pd.DataFrame
+    places: FaultPlaces | None
 
 
 def build_report(recording: Recording) -> Report:
     """The report of `recording`: its events are read once, in pieces."""
     latencies, requests, flushes, waits = FaultLatencies(), IoRequests(), TlbFlushes(), Waits()
+    named = name_phases(recording.phases)
+    places = PlaceGatherer(recording, named)
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes, waits):
+            for gatherer in (latencies, requests, flushes, waits, places):
                 gatherer.add(batch)
             latest_ns = max(latest_ns, int(batch["ts_ns"].max()))
             yield batch
 
     folded = fold_events(pieces(), recording.phases)
     counters = add_counters(from_stored(recording.stored_counters), folded)
-    named = name_phases(recording.phases)
     start_ns, end_ns = _span(recording.meta, named, latest_ns)
     phases = tables.with_durations(named, start_ns, end_ns)
     meta = recording.meta
@@ -99,6 +103,7 @@ def build_report(recording: Recording) -> Report:
         taskstats_summary=taskstats.summary(compared, meta),
         profile=profile(recording, phases),
         waits=waits.by_reason(),
+        places=None if meta.get("options", {}).get("detail") == "counts" else places.result(),
         ran_instead=waits.ran_instead(recording.threads, meta.get("neighbours", {})),
     )
 

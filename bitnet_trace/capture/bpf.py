@@ -16,7 +16,21 @@ from bitnet_trace.resources import bpf_dir
 
 # compiled as one text, in this order: each file uses what stands before it
 _SOURCES = (
-    *("state", "wake", "phase", "profile", "fault", "task", "sched", "futex", "io", "memory", "ptrace", "syscall"),
+    *(
+        "state",
+        "wake",
+        "phase",
+        "profile",
+        "fault",
+        "task",
+        "sched",
+        "futex",
+        "file",
+        "io",
+        "memory",
+        "ptrace",
+        "syscall",
+    ),
     *("tlb", "io_uring"),
 )
 

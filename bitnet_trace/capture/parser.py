@@ -70,12 +70,19 @@ class Parser:
         """What an open file says of the libraries that it needs. Raises TraceError, as resolve()."""
         return Links(**self._ask({"links": path}, [file.fileno()]))
 
-    def timings(self, folder: int) -> list[Answer]:
-        """The engine's own timing lines in the logs of a recording, whose folder is open as `folder`."""
+    def tensors(self, file: BinaryIO, path: str) -> list[Answer]:
+        """The tensors of an open model file: fields of `engines.model_file.Tensor`. Raises TraceError, as resolve()."""
+        found: list[Answer] = self._ask({"tensors": path}, [file.fileno()])["tensors"]
+        return found
+
+    def logs(self, folder: int) -> Answer:
+        """What the engine printed, in the logs of a recording, whose folder is open as `folder`.
+
+        `timings`: its timing lines; `buffers`: [what for, bytes] of those it allocated.
+        """
         logs = [log for name in LOG_NAMES if (log := _open_log(folder, name)) is not None]
         try:
-            found: list[Answer] = self._ask({"timings": len(logs)}, logs)["timings"] if logs else []
-            return found
+            return self._ask({"logs": len(logs)}, logs) if logs else {"timings": [], "buffers": []}
         finally:
             for log in logs:
                 os.close(log)
@@ -143,11 +150,17 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)  # it ends with the tracer
         helper.keep_only(connection.fileno())
         # our own code first: it may lie where that user cannot read it
-        from bitnet_trace.engines import libraries, resolve, symbolize, timings
+        from bitnet_trace.engines import buffers, libraries, model_file, resolve, symbolize, timings
         from bitnet_trace.engines.probes import load_probe_sets
 
         answers = _Answers(
-            load_probe_sets(), resolve.resolve, libraries.links, timings.parse_timings, symbolize.symbolize
+            load_probe_sets(),
+            resolve.resolve,
+            libraries.links,
+            timings.parse_timings,
+            buffers.parse_buffers,
+            symbolize.symbolize,
+            model_file.tensors,
         )
         if os.geteuid() == 0:
             user.assume()
@@ -171,18 +184,22 @@ class _Answers:
     resolve: Callable[..., Any]
     links: Callable[..., Any]
     parse_timings: Callable[[str], list[Any]]
+    parse_buffers: Callable[[str], list[Any]]
     symbolize: Callable[..., list[Any]]
+    tensors: Callable[..., list[Any]]
 
     def to(self, request: Answer, descriptors: list[int]) -> Answer:
         try:
-            if "timings" in request:
-                return {"timings": self._timings(descriptors)}
+            if "logs" in request:
+                return self._logs(descriptors)
             with open(descriptors[0], "rb", closefd=False) as file:
                 if "symbolize" in request:
                     with open(descriptors[1], "rb", closefd=False) as wanted:
                         offsets = json.loads(wanted.read())
                     places = self.symbolize(file, request["symbolize"], offsets, request["patient"])
                     return {"places": [asdict(one) for one in places]}
+                if "tensors" in request:
+                    return {"tensors": [asdict(one) for one in self.tensors(file, request["tensors"])]}
                 if "links" in request:
                     return dict(self.links(file, request["links"])._asdict())
                 # the fields of engines.resolve.Resolution, as JSON has them
@@ -190,15 +207,18 @@ class _Answers:
         except TraceError as error:
             return {"error": error.message, "hint": error.hint}
         except (MemoryError, RecursionError, ValueError, OSError) as error:
-            what = request.get("resolve") or request.get("symbolize", "the logs")
+            asked = (request.get(name) for name in ("resolve", "symbolize", "links", "tensors"))
+            what = next((path for path in asked if path), "the logs")
             return {"error": f"{what} cannot be read: {type(error).__name__} {error}"}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _timings(self, descriptors: list[int]) -> list[Answer]:
-        found = []
+    def _logs(self, descriptors: list[int]) -> Answer:
+        timings, buffers = [], []
         for descriptor in descriptors:
             with open(descriptor, "rb", closefd=False) as log:
-                found += self.parse_timings(log.read(_LOG_LIMIT_BYTES).decode(errors="replace"))
-        return [asdict(timing) for timing in found]
+                text = log.read(_LOG_LIMIT_BYTES).decode(errors="replace")
+            timings += self.parse_timings(text)
+            buffers += self.parse_buffers(text)
+        return {"timings": [asdict(timing) for timing in timings], "buffers": buffers}

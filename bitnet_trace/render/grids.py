@@ -115,7 +115,7 @@ def phases(report: Report) -> list[Grid]:
     total = pd.concat([table[["n", "dur_ns"]].sum().to_frame().T, report.total], axis=1).assign(phase="total")
     both = pd.concat([table, total[table.columns]], ignore_index=True)
     columns = [column for column in (*PHASE_SUMS, *COUNTERS) if column.group is not None]
-    shown = [column for column in columns if _has_values(table[column.key])]
+    shown = [column for column in columns if has_values(table[column.key])]
     grids = []
     for group, title in GROUPS:
         members = [by_key(PHASE_SUMS)["phase"], *(column for column in shown if column.group == group)]
@@ -133,7 +133,7 @@ def threads(report: Report) -> Grid | None:
         return None
     known = by_key(COUNTERS)
     keys = [column for column in THREADS if column.key != "pid" or table["pid"].nunique() > 1]
-    shown = [known[key] for key in _THREAD_COLUMNS if _has_values(table[key])]
+    shown = [known[key] for key in _THREAD_COLUMNS if has_values(table[key])]
     grid = _grid("Threads", table.head(MAX_THREADS), [*keys, *shown], n_keys=len(keys))
     rest = table.iloc[MAX_THREADS:]
     if len(rest):
@@ -149,7 +149,7 @@ def calls(report: Report) -> Grid | None:
         return None
     known = by_key(TOKENS)
     slowest = table.sort_values("dur_ns", ascending=False, kind="stable").head(MAX_CALLS)
-    columns = [known[key] for key in _CALL_COLUMNS if key in ("name", "token") or _has_values(table[key])]
+    columns = [known[key] for key in _CALL_COLUMNS if key in ("name", "token") or has_values(table[key])]
     grid = _grid("Slowest decode calls", slowest, columns, n_keys=2)
     lengths = sorted(int(ns) for ns in table["dur_ns"])
     spread = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -180,7 +180,7 @@ def io_uring(report: Report) -> Grid | None:
     flat = [{**row, "opcode": row["opcode"] or "(refused)", **(row["latency_ns"] or {})} for row in rows]
     table = pd.DataFrame(flat, columns=[column.key for column in IO_URING])
     return _grid(
-        "io_uring requests", table, [one for one in IO_URING if one.key == "opcode" or _has_values(table[one.key])]
+        "io_uring requests", table, [one for one in IO_URING if one.key == "opcode" or has_values(table[one.key])]
     )
 
 
@@ -192,7 +192,7 @@ def taskstats(report: Report) -> Grid | None:
         return None
     keys = [one for one in THREADS if one.key == "tid" or (one.key == "pid" and table["pid"].nunique() > 1)]
     keys += [one for one in THREADS if one.key == "comm"]
-    compared = [one for one in TASKSTATS_COMPARED if _has_values(differing[f"difference_{one.key}"])]
+    compared = [one for one in TASKSTATS_COMPARED if has_values(differing[f"difference_{one.key}"])]
     known = by_key(TASKSTATS)
     columns = [known[name] for one in compared for name in (one.key, f"kernel_{one.key}")]
     grid = _grid("Kernel's own accounting, where it differs", differing.head(MAX_THREADS), [*keys, *columns], len(keys))
@@ -270,7 +270,8 @@ def rows_of(table: pd.DataFrame, columns: Sequence[Column]) -> list[list[str]]:
     ]
 
 
-def _has_values(values: "pd.Series[Any]") -> bool:
+def has_values(values: "pd.Series[Any]") -> bool:
+    """Whether a column says anything: some value is there and not 0."""
     return bool((values.fillna(0) != 0).any())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.printable import printable
-from bitnet_trace.render import grids, profile_grids
+from bitnet_trace.render import grids, place_grids, profile_grids
 from bitnet_trace.render.grids import Grid
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&])")
@@ -27,6 +27,7 @@ def _lines(report: Report) -> Iterator[str]:
     yield from _grid(Grid("Speed", ["", ""], [list(pair) for pair in grids.speed(report)]))
     tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
     tables += [grids.calls(report), *grids.waits(report), *profile_grids.grids(report.profile), grids.io_uring(report)]
+    tables += place_grids.grids(report.places, report.run["host"].get("fault_around_bytes"))
     for grid in tables:
         if grid is not None:
             yield from _grid(grid)

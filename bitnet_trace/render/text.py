@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.printable import printable
-from bitnet_trace.render import grids, profile_grids
+from bitnet_trace.render import grids, place_grids, profile_grids
 from bitnet_trace.render.grids import Grid
 
 _MIN_WIDTH = 40
@@ -41,6 +41,7 @@ def render(report: Report, width: int = 80, color: bool = False) -> str:
     _pairs(console, grids.speed(report))
     tables = [grids.timings(report), *grids.phases(report), grids.threads(report), grids.taskstats(report)]
     tables += [grids.calls(report), *grids.waits(report), *profile_grids.grids(report.profile), grids.io_uring(report)]
+    tables += place_grids.grids(report.places, report.run["host"].get("fault_around_bytes"))
     for grid in tables:
         if grid is not None:
             _print_grid(console, grid)
