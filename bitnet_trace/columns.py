@@ -435,3 +435,38 @@ FINDINGS: tuple[Column, ...] = (
     Column("evidence", "evidence", "text", "the figures that it rests on, as lines"),
     Column("advice", "advice", "text", "what to do"),
 )
+# Where faults fell: a row per region, layer or tensor. `phases` is {phase name: {key of PLACE_SUMS: value}}.
+PLACE_SUMS: tuple[Column, ...] = (
+    Column("faults_minor", "minor faults", "count", "user and kernel faults without I/O", needs=_FAULTS),
+    Column("faults_major", "major faults", "count", "user and kernel faults that read a disk", needs=_FAULTS),
+    Column("faults_kernel", "kernel faults", "count", "those of both that were raised in kernel mode", needs=_FAULTS),
+    Column("faults_populate", "populate faults", "count", "faults that the kernel took ahead of use", needs=_CALLS),
+    Column("fault_ns", "fault time", "ns", "time from the exception to the handled fault", needs=_LATENCY),
+    Column("bytes", "faulted", "bytes", "4 KiB for each minor or major fault", how="derived", needs=_FAULTS),
+    Column("populated_bytes", "populated", "bytes", "what calls brought in ahead of use", needs=_CALLS),
+    Column("read_bytes", "read", "bytes", "what calls of the read family took from the file", needs=_CALLS),
+)
+_PLACE_PHASES = Column("phases", "by phase", "text", "the same, by phase, where it is not 0")
+_PATH = Column("path", "file", "text", "the file that is mapped or read")
+PLACES_REGION: tuple[Column, ...] = (
+    Column("region", "region", "text", "what the memory is for"),
+    _PATH,
+    *PLACE_SUMS,
+    _PLACE_PHASES,
+)
+PLACES_LAYER: tuple[Column, ...] = (
+    Column("layer", "layer", "number", "layer of the model; missing: embedding, output"),
+    _PATH,
+    *PLACE_SUMS,
+    _PLACE_PHASES,
+)
+PLACES_TENSOR: tuple[Column, ...] = (
+    Column("tensor", "tensor", "text", "tensor of the model file"),
+    Column("layer", "layer", "number", "its layer; missing: embedding, output"),
+    Column("type", "type", "text", "its type: a name, or the number in the file where that is not known"),
+    Column("tensor_bytes", "size", "bytes", "its size"),
+    Column("read_once_bytes", "read, different", "bytes", "of its bytes those that were read, each once", needs=_CALLS),
+    _PATH,
+    *PLACE_SUMS,
+    _PLACE_PHASES,
+)

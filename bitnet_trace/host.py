@@ -53,6 +53,7 @@ class Host:
     thp_enabled: str | None  # /sys/kernel/mm/transparent_hugepage/enabled
     thp_defrag: str | None
     thp_shmem: str | None
+    fault_around_bytes: int | None  # /sys/kernel/debug/fault_around_bytes; None: debugfs is not mounted
     huge_pools: tuple[HugePool, ...]
     governors: dict[int, str] | None  # cpu: cpufreq/scaling_governor; None: no cpufreq driver, usual in a guest
     pmu: bool  # /sys/bus/event_source/devices/cpu (hybrid CPUs: cpu_core)
@@ -109,6 +110,7 @@ def gather(root: Path = Path("/")) -> Host:
         thp_enabled=_chosen(_text(thp / "enabled")),
         thp_defrag=_chosen(_text(thp / "defrag")),
         thp_shmem=_chosen(_text(thp / "shmem_enabled")),
+        fault_around_bytes=_number(_text(sys_ / "kernel/debug/fault_around_bytes")),
         huge_pools=_huge_pools(sys_ / "kernel/mm/hugepages"),
         governors=_governors(sys_ / "devices/system/cpu"),
         pmu=(pmus / "cpu").exists() or (pmus / "cpu_core").exists(),

@@ -15,28 +15,11 @@ static __always_inline void before_resident_falls(struct thread *t, u32 tid, u64
 	note_resident(tid, t->pid, p->phase, now, bytes);
 }
 
-/* From a descriptor to its file: task->files->fdt->fd[n]. */
-static __always_inline u64 open_file(u32 fd)
-{
-	u64 files = 0, table = 0, array = 0, file = 0;
-	u32 size = 0;
-
-	READ_KERNEL(files, bpf_get_current_task(), TASK_FILES);
-	if (!files)
-		return 0;
-	READ_KERNEL(table, files, FILES_FDT);
-	READ_KERNEL(size, table, FDT_MAX_FDS);
-	if (fd >= size)
-		return 0;
-	READ_KERNEL(array, table, FDT_FD);
-	READ_KERNEL(file, array, fd * sizeof(u64));
-	return file;
-}
-
 /* A file mapping is told through the ring `tasks`, before the call is made: the descriptor may be closed after it. */
 static __always_inline void mmap_begins(struct thread *t, u32 tid, u64 regs, u64 now)
 {
-	u64 file, inode = 0, super = 0, dentry = 0, name = 0, fd = 0, offset = 0;
+	u64 file, dentry = 0, name = 0, fd = 0, offset = 0;
+	struct file_key key;
 	s64 size = 0;
 
 	t->call_file_bytes = 0;
@@ -47,8 +30,9 @@ static __always_inline void mmap_begins(struct thread *t, u32 tid, u64 regs, u64
 	file = open_file(fd);
 	if (!file)
 		return; /* the call is about to fail with EBADF */
-	READ_KERNEL(inode, file, FILE_INODE);
-	READ_KERNEL(size, inode, INODE_SIZE);
+	key = file_key(file);
+	tell_path(&key, file, t->pid, tid, now);
+	size = file_size(file);
 	if (size > 0 && (u64)size > offset)
 		t->call_file_bytes = size - offset;
 	struct task_event *e = reserve_task(TASK_MAP_FILE, t->pid, tid, now);
@@ -57,9 +41,8 @@ static __always_inline void mmap_begins(struct thread *t, u32 tid, u64 regs, u64
 	e->length = t->call_arguments[1];
 	e->offset = offset;
 	e->address = t->call_arguments[0];
-	READ_KERNEL(e->inode, inode, INODE_INO);
-	READ_KERNEL(super, inode, INODE_SB);
-	READ_KERNEL(e->device, super, SB_DEV);
+	e->inode = key.inode;
+	e->device = key.device;
 	READ_KERNEL(dentry, file, FILE_DENTRY);
 	READ_KERNEL(name, dentry, DENTRY_NAME);
 	bpf_probe_read_kernel_str(e->text, sizeof(e->text), (void *)name);
@@ -107,7 +90,8 @@ static __always_inline u32 mmap_detail(struct thread *t)
 
 	return (protection & 7) | (flags & 1 ? MEMORY_SHARED : 0) | (flags & 0x20 ? MEMORY_ANONYMOUS : 0) |
 	       (flags & 0x10 ? MEMORY_FIXED : 0) | (flags & 0x8000 ? MEMORY_POPULATE : 0) |
-	       (flags & 0x2000 ? MEMORY_LOCKED : 0) | (flags & 0x40000 ? MEMORY_HUGETLB : 0);
+	       (flags & 0x2000 ? MEMORY_LOCKED : 0) | (flags & 0x40000 ? MEMORY_HUGETLB : 0) |
+	       (flags & 0x20000 ? MEMORY_STACK : 0);
 }
 
 static __always_inline void memory_call_ends(struct thread *t, s64 result, struct event *e)
@@ -127,6 +111,9 @@ static __always_inline void memory_call_ends(struct thread *t, s64 result, struc
 		break;
 	case CALL_MREMAP:
 		e->kind = KIND_MREMAP;
+#ifndef DETAIL_COUNTS
+		emit(KIND_MREMAP_FROM, e->tid, e->phase, e->ts_ns, length >> 12, (address & ~4095ULL) | failed, 0);
+#endif
 		length = whole_pages(t->call_arguments[2]);
 		if (!failed)
 			address = result;

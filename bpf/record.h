@@ -46,6 +46,9 @@ enum kind {
 	KIND_MPROTECT = 21,
 	KIND_MLOCK = 22,
 	KIND_BARRIER = 23,	/* index in meta.json's probes  the barrier object's address, or 0  0; at the entry, in windows only */
+	/* what a record above has no room for; each comes before it, of the same thread and with the same `ts_ns` */
+	KIND_MREMAP_FROM = 24,	/* pages before          page address          0               */
+	KIND_FILE_READ = 25,	/* device               file offset | READ_DIRECT  inode: the bytes read are at it */
 	/* ring `phases`                    arg0                     arg1                  arg2            */
 	KIND_PHASE_BEGIN = 32,	/* role                     context pointer       n_tokens | pid << 32 */
 	KIND_PHASE_END = 33,	/* enum phase_end           0                     pid << 32       */
@@ -105,7 +108,11 @@ enum memory_detail {
 	MEMORY_LOCKED = 128,
 	MEMORY_HUGETLB = 256,
 	MEMORY_FAILED = 512,	/* the call returned an error; every memory call sets it */
+	MEMORY_STACK = 1024,	/* MAP_STACK: what C libraries ask for a thread's stack */
 };
+
+/* Bit 63 of the offset in KIND_FILE_READ: past the page cache (O_DIRECT). */
+#define READ_DIRECT 0x8000000000000000
 
 enum phase_end {
 	END_RETURN = 1,		/* the function returned */
@@ -221,6 +228,9 @@ enum task_kind {
 	 * length = run-queue ns, offset = on-CPU ns. */
 	TASK_BEFORE = 6,	/* the kernel's, before counting began; also address = minor | major << 32 faults, inode = runs */
 	TASK_AFTER = 7,		/* ours, between TASK_EXIT and the thread's last switch */
+	/* A piece of a file's path, told when the file is first mapped or read: device, inode, text; value = level << 8 | piece.
+	 * Level 0 is the last part of the path; a part that is longer than `text` comes in several pieces. */
+	TASK_FILE_NAME = 9,
 	TASK_PTRACED = 8,	/* traced by another program, value = its pid, text = its name; length = 1: was refused, for we do */
 };
 

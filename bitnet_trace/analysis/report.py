@@ -12,6 +12,7 @@ from bitnet_trace.analysis import tables, taskstats
 from bitnet_trace.analysis.absences import SwitchPairs
 from bitnet_trace.analysis.barrier_tables import BarrierReport, barrier_report
 from bitnet_trace.analysis.barriers import BarrierEvents
+from bitnet_trace.analysis.fault_places import FaultPlaces, PlaceGatherer
 from bitnet_trace.analysis.findings import Finding, find
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.analysis.health import health, unattached
@@ -44,7 +45,7 @@ class Report:
     Preemptions.by_phase, and no rows where only counters were kept. `token_time`: a row per call, columns.TOKEN_TIME;
     `phase_time`: a row for prefill and decode, columns.PHASE_TIME; neither has rows where time on a CPU was not traced.
     `run_queue_histogram`: {phase name: [(from ns, waits)]}. `findings`: what is wrong, the gravest first. `names`: of
-    all threads.
+    all threads. `places`: where faults fell; None where only counters were kept.
     """
 
     recording: Recording
@@ -66,6 +67,7 @@ class Report:
     profile: Profile | None
     waits: pd.DataFrame
     ran_instead: pd.DataFrame
+    places: FaultPlaces | None
     preemptions: pd.DataFrame
     barriers: BarrierReport
     names: ThreadNames
@@ -82,12 +84,13 @@ def build_report(recording: Recording) -> Report:
     latencies, requests, flushes, run_queue = FaultLatencies(), IoRequests(), TlbFlushes(), RunQueueWaits(named)
     pairs, waits, preemptions = SwitchPairs(), Waits(), Preemptions()
     barriers = BarrierEvents(recording.windows, recording.phases)
+    places = PlaceGatherer(recording, named)
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes, run_queue):
+            for gatherer in (latencies, requests, flushes, run_queue, places):
                 gatherer.add(batch)
             absences = pairs.add(batch)
             waits.add(absences)
@@ -131,6 +134,7 @@ def build_report(recording: Recording) -> Report:
         taskstats_summary=taskstats.summary(compared, meta),
         profile=sampled,
         waits=waits.by_reason(),
+        places=None if meta.get("options", {}).get("detail") == "counts" else places.result(),
         ran_instead=waits.ran_instead(recording.threads, meta.get("neighbours", {})),
         preemptions=preemptions.by_phase(phases),
         barriers=barrier_report(recording, phases, barriers.result(), sampled, names),

@@ -5,9 +5,10 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from bitnet_trace.capture.mappings import MappedFile, mapped_files
+from bitnet_trace.recording.header import MemoryDetail
 from bitnet_trace.recording.schema import KERNEL_SPACE
 
 _MAX_OPEN_FILES = 400
@@ -32,7 +33,21 @@ class AddressSpaces:
         self._changed_s: dict[int, float] = {}
         self._files: dict[tuple[str, int], BinaryIO | None] = {}
         self._paths: dict[tuple[str, int], str] = {}
+        self._areas: dict[int, set[MappedFile]] = {}  # of each process at the last look
+        self._area_rows: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+
+    def note_areas(self, pid: int, held: list[MappedFile]) -> None:
+        """Takes all that a process has mapped at a moment at which it stands still."""
+        now_ns = time.monotonic_ns()
+        before = self._areas.get(pid, set())
+        self._area_rows += [_area_row(pid, now_ns, area) for area in held if area not in before]
+        self._areas[pid] = set(held)
+
+    def take_area_rows(self) -> list[dict[str, Any]]:
+        """Rows of schema.AREA_SCHEMA since the last time: what a process holds and did not when last looked at."""
+        rows, self._area_rows = self._area_rows, []
+        return rows
 
     def note(self, pid: int, new: list[MappedFile]) -> None:
         """Takes the executable mappings of a process as they are now.
@@ -95,3 +110,19 @@ class AddressSpaces:
             return
         with contextlib.suppress(OSError):
             self._files[key] = open(mapped.link(pid), "rb")  # noqa: SIM115
+
+
+def _area_row(pid: int, now_ns: int, area: MappedFile) -> dict[str, Any]:
+    letters = zip("rwxs", (MemoryDetail.READ, MemoryDetail.WRITE, MemoryDetail.EXEC, MemoryDetail.SHARED), strict=True)
+    return {
+        "pid": pid,
+        "ts_ns": now_ns,
+        "moment": "held",
+        "begin": area.begin,
+        "end": area.end,
+        "offset": area.offset,
+        "device": area.kernel_device,
+        "inode": area.inode,
+        "protection": sum(int(bit) for letter, bit in letters if letter in area.permissions),
+        "path": area.path or None,
+    }

@@ -26,6 +26,7 @@ _SOURCES = (
         "task",
         "sched",
         "futex",
+        "file",
         "io",
         "memory",
         "ptrace",

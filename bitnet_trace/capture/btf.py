@@ -207,11 +207,20 @@ def kernel_constants(btf: Btf) -> dict[str, int]:
         "FDT_FD": _first(btf, "fdtable.fd"),
         "FILE_INODE": _first(btf, "file.f_inode"),
         "FILE_DENTRY": _first(btf, "file.f_path.dentry", "file.__f_path.dentry"),
+        "FILE_MOUNT": _first(btf, "file.f_path.mnt", "file.__f_path.mnt"),
+        "FILE_POSITION": _first(btf, "file.f_pos"),
+        "FILE_FLAGS": _first(btf, "file.f_flags"),
+        "MOUNT_ROOT": _first(btf, "vfsmount.mnt_root"),
+        "MOUNT_VFSMOUNT": _first(btf, "mount.mnt"),
+        "MOUNT_PARENT": _first(btf, "mount.mnt_parent"),
+        "MOUNT_POINT": _first(btf, "mount.mnt_mountpoint"),
+        "INODE_MODE": _first(btf, "inode.i_mode"),
         "INODE_SIZE": _first(btf, "inode.i_size"),
         "INODE_INO": _first(btf, "inode.i_ino"),
         "INODE_SB": _first(btf, "inode.i_sb"),
         "SB_DEV": _first(btf, "super_block.s_dev"),
         "DENTRY_NAME": _first(btf, "dentry.d_name.name", "dentry.__d_name.name"),
+        "DENTRY_PARENT": _first(btf, "dentry.d_parent"),
     }
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import FIRST_PHASE, Programs
 from bitnet_trace.capture.ring import Ring
 from bitnet_trace.capture.samples import SampleLog
-from bitnet_trace.capture.task_log import TaskLog, accounting_rows
+from bitnet_trace.capture.task_log import TaskLog, accounting_rows, exec_rows
 from bitnet_trace.capture.taskstats import Taskstats
 from bitnet_trace.recording.layout import (
     COUNTER_FIELDS,
@@ -103,6 +103,11 @@ class Drain:
         """How the kernel's own accounting was had: version, reason (why not), delay_reason, dropped_messages."""
         return self._taskstats.meta()
 
+    @property
+    def files(self) -> Mapping[tuple[int, int], str]:
+        """Paths of the files that were mapped or read, by (device, inode) as the kernel has them."""
+        return self._task_log.files.known
+
     def take_news(self) -> npt.NDArray[np.void]:
         """The records EXEC, MAP_FILE, PTRACED and EXIT of the ring `tasks` since the last time, in order of time."""
         news, self._news = self._news, []
@@ -117,6 +122,7 @@ class Drain:
         # phases and threads first: what the events refer to is there when they come
         changed = self._step_phases()
         self._step_tasks()
+        self._writer.areas(self._spaces.take_area_rows())
         self._step_taskstats()
         self._step_samples()
         if self._programs.counting:
@@ -201,6 +207,7 @@ class Drain:
         threads, maps = self._task_log.fold(batch)
         self._writer.threads(threads)
         self._writer.maps(maps)
+        self._writer.areas(exec_rows(batch))
         self._writer.taskstats(accounting_rows(batch))
 
     def _step_samples(self) -> None:

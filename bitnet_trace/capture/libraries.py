@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import Programs
-from bitnet_trace.capture.mappings import MappedFile, key_as_mapped, mapped_files
+from bitnet_trace.capture.mappings import MappedFile, areas, key_as_mapped
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.windows import WindowedFile, WindowProbe, close_files
 from bitnet_trace.engines.found import engine_of, missing_roles
@@ -57,7 +57,9 @@ class ProbePlacer:
         The process stands still while this is done.
         """
         found = False
-        executable = [mapped for mapped in mapped_files(pid) if mapped.executable]
+        held = list(areas(pid))
+        self._spaces.note_areas(pid, held)
+        executable = [mapped for mapped in held if mapped.inode and mapped.executable]
         for mapped in executable:
             key = (mapped.device, mapped.inode)
             if key not in self._seen:

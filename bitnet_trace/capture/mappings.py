@@ -11,15 +11,25 @@ from typing import BinaryIO
 
 @dataclass(frozen=True)
 class MappedFile:
-    """A part of a file that a process has mapped at [begin, end), from `offset` of the file on."""
+    """What a process has mapped at [begin, end), from `offset` of a file on; inode 0: of no file."""
 
     begin: int
     end: int
     offset: int
-    executable: bool
+    permissions: str
     device: str
     inode: int
     path: str
+
+    @property
+    def executable(self) -> bool:
+        return self.permissions[2] == "x"
+
+    @property
+    def kernel_device(self) -> int:
+        """The number of the device as the kernel has it (dev_t: 12 bits major, 20 minor)."""
+        major, minor = (int(part, 16) for part in self.device.split(":"))
+        return major << 20 | minor
 
     def link(self, pid: int) -> str:
         """The very file, also when its path names another by now."""
@@ -27,24 +37,28 @@ class MappedFile:
 
 
 def mapped_files(pid: int) -> Iterator[MappedFile]:
-    """The file mappings of a process, as /proc/PID/maps has them; nothing when it is gone."""
+    """The file mappings of a process; nothing when it is gone."""
+    return (area for area in areas(pid) if area.inode)
+
+
+def areas(pid: int) -> Iterator[MappedFile]:
+    """All that a process has mapped, as /proc/PID/maps has it; nothing when it is gone. `[heap]` is a path too."""
     try:
         lines = Path(f"/proc/{pid}/maps").read_bytes().splitlines()
     except OSError:
         return
     for line in lines:
         fields = line.split(None, 5)
-        if len(fields) == 6 and fields[4] != b"0":
-            begin, end = (int(edge, 16) for edge in fields[0].split(b"-"))
-            yield MappedFile(
-                begin=begin,
-                end=end,
-                offset=int(fields[2], 16),
-                executable=fields[1][2:3] == b"x",
-                device=fields[3].decode(),
-                inode=int(fields[4]),
-                path=os.fsdecode(fields[5]),
-            )
+        begin, end = (int(edge, 16) for edge in fields[0].split(b"-"))
+        yield MappedFile(
+            begin=begin,
+            end=end,
+            offset=int(fields[2], 16),
+            permissions=fields[1].decode(),
+            device=fields[3].decode(),
+            inode=int(fields[4]),
+            path=os.fsdecode(fields[5]) if len(fields) == 6 else "",
+        )
 
 
 def key_as_mapped(file: BinaryIO) -> tuple[str, int] | None:

@@ -77,12 +77,19 @@ class Parser:
         """What an open file says of the libraries that it needs. Raises TraceError, as resolve()."""
         return Links(**self._ask({"links": path}, [file.fileno()]))
 
-    def timings(self, folder: int) -> list[Answer]:
-        """The engine's own timing lines in the logs of a recording, whose folder is open as `folder`."""
+    def tensors(self, file: BinaryIO, path: str) -> list[Answer]:
+        """The tensors of an open model file: fields of `engines.model_file.Tensor`. Raises TraceError, as resolve()."""
+        found: list[Answer] = self._ask({"tensors": path}, [file.fileno()])["tensors"]
+        return found
+
+    def logs(self, folder: int) -> Answer:
+        """What the engine printed, in the logs of a recording, whose folder is open as `folder`.
+
+        `timings`: its timing lines; `buffers`: [what for, bytes] of those it allocated.
+        """
         logs = [log for name in LOG_NAMES if (log := _open_log(folder, name)) is not None]
         try:
-            found: list[Answer] = self._ask({"timings": len(logs)}, logs)["timings"] if logs else []
-            return found
+            return self._ask({"logs": len(logs)}, logs) if logs else {"timings": [], "buffers": []}
         finally:
             for log in logs:
                 os.close(log)
@@ -150,7 +157,7 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)  # it ends with the tracer
         helper.keep_only(connection.fileno())
         # our own code first: it may lie where that user cannot read it
-        from bitnet_trace.engines import inventory, libraries, resolve, symbolize, timings
+        from bitnet_trace.engines import buffers, inventory, libraries, model_file, resolve, symbolize, timings
         from bitnet_trace.engines.probes import load_probe_sets
         from bitnet_trace.engines.roles import known_roles
         from bitnet_trace.engines.shapes import known_shapes
@@ -160,8 +167,10 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
             resolve.resolve,
             libraries.links,
             timings.parse_timings,
+            buffers.parse_buffers,
             symbolize.symbolize,
             inventory.inventory,
+            model_file.tensors,
         )
         known_roles(), known_shapes()  # from files too
         if os.geteuid() == 0:
@@ -186,13 +195,15 @@ class _Answers:
     resolve: Callable[..., Any]
     links: Callable[..., Any]
     parse_timings: Callable[[str], list[Any]]
+    parse_buffers: Callable[[str], list[Any]]
     symbolize: Callable[..., list[Any]]
     inventory: Callable[..., Any]
+    tensors: Callable[..., list[Any]]
 
     def to(self, request: Answer, descriptors: list[int]) -> Answer:
         try:
-            if "timings" in request:
-                return {"timings": self._timings(descriptors)}
+            if "logs" in request:
+                return self._logs(descriptors)
             with open(descriptors[0], "rb", closefd=False) as file:
                 if "symbolize" in request:
                     with open(descriptors[1], "rb", closefd=False) as wanted:
@@ -202,6 +213,8 @@ class _Answers:
                 if "inventory" in request:
                     arguments = request["inventory"], request["engine"], request["recognised"]
                     return asdict(self.inventory(file, *arguments, self.probe_sets))
+                if "tensors" in request:
+                    return {"tensors": [asdict(one) for one in self.tensors(file, request["tensors"])]}
                 if "links" in request:
                     return dict(self.links(file, request["links"])._asdict())
                 # the fields of engines.resolve.Resolution, as JSON has them
@@ -209,15 +222,18 @@ class _Answers:
         except TraceError as error:
             return {"error": error.message, "hint": error.hint}
         except (MemoryError, RecursionError, ValueError, OSError) as error:
-            what = next((request[key] for key in ("resolve", "symbolize", "inventory") if key in request), "the logs")
+            asked = (request.get(name) for name in ("resolve", "symbolize", "inventory", "links", "tensors"))
+            what = next((path for path in asked if path), "the logs")
             return {"error": f"{what} cannot be read: {type(error).__name__} {error}"}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _timings(self, descriptors: list[int]) -> list[Answer]:
-        found = []
+    def _logs(self, descriptors: list[int]) -> Answer:
+        timings, buffers = [], []
         for descriptor in descriptors:
             with open(descriptor, "rb", closefd=False) as log:
-                found += self.parse_timings(log.read(_LOG_LIMIT_BYTES).decode(errors="replace"))
-        return [asdict(timing) for timing in found]
+                text = log.read(_LOG_LIMIT_BYTES).decode(errors="replace")
+            timings += self.parse_timings(text)
+            buffers += self.parse_buffers(text)
+        return {"timings": [asdict(timing) for timing in timings], "buffers": buffers}

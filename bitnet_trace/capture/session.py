@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_trace import __version__, host
-from bitnet_trace.capture import cost, delay_accounting, identity, output, symbols, target
+from bitnet_trace.capture import cost, delay_accounting, identity, models, output, symbols, target
 from bitnet_trace.capture.options import Options
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals, die_of_interrupt
@@ -128,6 +128,7 @@ class _Run:
         self._log_cut_short = False
         self._failure: TraceError | None = None
         self._looked_at_again: set[int] = set()
+        self._warnings: list[str] = []
 
     # ---- before the target's first instruction ----------------------------------------------------------------------
 
@@ -302,6 +303,7 @@ class _Run:
         self._stats.close()
         sources = self._drain.samples, self._spaces, self._parser, self._options.debug_information
         self._record(lambda: self._writer.symbols(symbols.symbol_rows(*sources)))
+        self._record(lambda: self._writer.tensors(models.tensor_rows(self._drain.files, self._parser, self._warnings)))
         self._spaces.close()
         self._placer.close()
         self._mark("drained")
@@ -323,8 +325,10 @@ class _Run:
             meta["warnings"].append("stdout.log or stderr.log is cut short: there was no room for it")
         if self._failure:
             meta["warnings"].append(f"recording ended early: {self._failure.message}")
-        timings = self._reported_timings(meta["warnings"])
-        self._writer.update_meta(**meta, timings_reported=timings, timeline=dict(self._timeline))
+        said = self._engine_said(meta["warnings"])
+        self._writer.update_meta(
+            **meta, timings_reported=said["timings"], buffers_reported=said["buffers"], timeline=dict(self._timeline)
+        )
         self._writer.close(self._status, cut_short=self._failure is not None)
 
     def _wait_for_output(self) -> None:
@@ -352,19 +356,21 @@ class _Run:
                 for part in (self._placer, self._debuggers, self._drain, self._spaces, self._windows)
                 for warning in part.warnings
             ]
-            + self._not_counted(),
+            + self._not_counted()
+            + self._warnings,
         }
 
     def _not_counted(self) -> list[str]:
         calls = self._programs.calls_32_bit()
         return [f"{calls:,} system calls of 32-bit code: their time is counted, what they did is not"] if calls else []
 
-    def _reported_timings(self, warnings: list[str]) -> list[dict[str, Any]]:
+    def _engine_said(self, warnings: list[str]) -> dict[str, Any]:
+        nothing: dict[str, Any] = {"timings": [], "buffers": []}
         try:
-            return self._parser.timings(self._writer.folder) if self._copy else []
+            return self._parser.logs(self._writer.folder) if self._copy else nothing
         except TraceError as error:
-            warnings.append(f"the engine's own timing lines were not read: {error.message}")
-            return []
+            warnings.append(f"what the engine printed of its timings and buffers was not read: {error.message}")
+            return nothing
 
     def _wall_ns(self) -> int:
         return self._timeline.get("ended", time.monotonic_ns()) - self._timeline["released"]

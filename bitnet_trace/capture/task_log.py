@@ -1,5 +1,6 @@
 """Folds what happens to threads and address spaces (ring `tasks`) into the rows of `threads` and `maps`."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from bitnet_trace.recording.layout import TaskKind
 
 _COMM_LENGTH = 15  # TASK_COMM_LEN without its zero
 _ACCOUNTING = (TaskKind.BEFORE, TaskKind.AFTER)
+_NOT_OF_THREADS = (*_ACCOUNTING, TaskKind.PTRACED, TaskKind.FILE_NAME)
 _LOW_WORD = 0xFFFFFFFF
 
 Row = dict[str, Any]
@@ -25,7 +27,7 @@ class TaskLog:
 
     def __init__(self) -> None:
         self._threads: dict[int, Row] = {}
-        self._paths: dict[tuple[int, int], str] = {}  # (device, inode) to path
+        self._paths = FilePaths()
 
     def begin(self, pid: int, comm: str, now_ns: int) -> Row:
         """The first thread, which no fork record tells of."""
@@ -37,14 +39,20 @@ class TaskLog:
         """The last row of each thread, by tid."""
         return self._threads
 
+    @property
+    def files(self) -> "FilePaths":
+        """The files that were mapped or read."""
+        return self._paths
+
     def fold(self, batch: npt.NDArray[np.void]) -> tuple[list[Row], list[Row]]:
         """(thread rows that are new or changed, rows of file mappings) of a batch of TASK_DTYPE in order of time."""
         changed: dict[int, Row] = {}
         maps = []
+        self._paths.fold(batch[batch["kind"] == TaskKind.FILE_NAME])
         mapped: dict[int, dict[int, str]] = {}  # of processes of this batch: inode to path
         for event in batch:
             kind, pid, tid = int(event["kind"]), int(event["pid"]), int(event["tid"])
-            if kind in _ACCOUNTING or kind == TaskKind.PTRACED:
+            if kind in _NOT_OF_THREADS:
                 continue
             if kind == TaskKind.MAP_FILE:
                 maps.append(self._map_row(event, mapped))
@@ -70,14 +78,13 @@ class TaskLog:
 
     def _map_row(self, event: np.void, mapped: dict[int, dict[int, str]]) -> Row:
         device, inode = int(event["device"]), int(event["inode"])
-        key = (device, inode)
-        if key not in self._paths:
-            # the kernel side has the last part of the name only; while the mapping lives its process knows the whole
+        path = self._paths.known.get((device, inode))
+        if path is None:
+            # a file of no folder: while the mapping lives its process has a name for it
             pid = int(event["pid"])
             if pid not in mapped:
                 mapped[pid] = {file.inode: file.path for file in mapped_files(pid)}
-            if inode in mapped[pid]:
-                self._paths[key] = mapped[pid][inode]
+            path = mapped[pid].get(inode)
         return {
             "pid": int(event["pid"]),
             "ts_ns": int(event["ts_ns"]),
@@ -86,8 +93,42 @@ class TaskLog:
             "offset": int(event["offset"]),
             "device": device,
             "inode": inode,
-            "path": self._paths.get(key, _text(event["text"])),
+            "path": path or _text(event["text"]),
         }
+
+
+class FilePaths:
+    """The paths of files, put together from the pieces that the kernel side tells."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[int, int], str] = {}  # by (device, inode), as the kernel has them
+
+    def fold(self, batch: npt.NDArray[np.void]) -> None:
+        """Takes records FILE_NAME of TASK_DTYPE; all pieces of a path lie in one batch."""
+        pieces: dict[tuple[int, int], dict[int, bytes]] = {}
+        for event in batch:
+            key = int(event["device"]), int(event["inode"])
+            pieces.setdefault(key, {})[int(event["value"])] = bytes(event["text"])
+        for key, of_file in pieces.items():
+            parts: dict[int, bytes] = {}
+            for place in sorted(of_file):
+                parts[place >> 8] = parts.get(place >> 8, b"") + of_file[place]
+            self.known[key] = "/" + "/".join(os.fsdecode(parts[level]) for level in sorted(parts, reverse=True))
+
+
+def exec_rows(batch: npt.NDArray[np.void]) -> list[Row]:
+    """Rows of schema.AREA_SCHEMA: where processes began anew, of the records EXEC in a batch of TASK_DTYPE."""
+    nothing = dict.fromkeys(("begin", "end", "offset", "device", "inode", "protection"), 0)
+    return [
+        {
+            **nothing,
+            "pid": int(event["pid"]),
+            "ts_ns": int(event["ts_ns"]),
+            "moment": "exec",
+            "path": _text(event["text"]),
+        }
+        for event in batch[batch["kind"] == TaskKind.EXEC]
+    ]
 
 
 def accounting_rows(batch: npt.NDArray[np.void]) -> list[Row]:

@@ -41,11 +41,13 @@ def make_model(size: str, identity: Identity | None) -> Path:
     return Path(done.stdout.strip())
 
 
-def decode_command(model: Path, tokens: int, threads: int | None) -> list[str]:
+def decode_command(model: Path, tokens: int, threads: int | None, mapped: bool = True) -> list[str]:
     """The program that is traced. -I: what lies in the current folder or in PYTHONPATH is no part of it."""
     options = [f"--prompt-tokens={PROMPT_TOKENS}", f"--tokens={tokens}"]
     if threads is not None:
         options.append(f"--threads={threads}")
+    if not mapped:
+        options.append("--no-mmap")
     return [sys.executable, "-I", "-m", "bitnet_trace.demo.decode", str(model), *options]
 
 
@@ -71,9 +73,17 @@ def next_commands(recording: Path) -> list[str]:
 @click.option(
     "--detail", type=click.Choice(["counts", "events"]), default="events", show_default=True, help="As in run."
 )
+@click.option("--no-mmap", is_flag=True, help="The engine reads the model instead of mapping it.")
 @click.pass_context
 def demo(
-    ctx: click.Context, size: str, tokens: int, threads: int | None, output: Path, force: bool, detail: str
+    ctx: click.Context,
+    size: str,
+    tokens: int,
+    threads: int | None,
+    output: Path,
+    force: bool,
+    detail: str,
+    no_mmap: bool,
 ) -> int:
     """All of it on an embedded workload: make a model, trace its decoding, show the report.
 
@@ -87,7 +97,7 @@ def demo(
 
     require_root()
     model = make_model(size, calling_user(os.environ, as_root=False))
-    command = decode_command(model, tokens, threads)
+    command = decode_command(model, tokens, threads, mapped=not no_mmap)
     click.echo(f"tracing: {' '.join(command)}", err=True)
     result = trace(command, Options(output=output, force=force, detail=detail))
     if result.exit_status == 0:

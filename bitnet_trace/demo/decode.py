@@ -22,7 +22,7 @@ def prompt(length: int) -> list[int]:
     return [FIRST_WORD + (31 * index) % _WORDS for index in range(length)]
 
 
-def generate(model: str, prompt_tokens: int, tokens: int, threads: int) -> dict[str, Any]:
+def generate(model: str, prompt_tokens: int, tokens: int, threads: int, mapped: bool = True) -> dict[str, Any]:
     """llama.cpp's `timings` of one greedy completion.
 
     Raises RuntimeError when the engine refuses the model or generates another number of tokens.
@@ -31,6 +31,8 @@ def generate(model: str, prompt_tokens: int, tokens: int, threads: int) -> dict[
 
     params = xllamacpp.CommonParams()
     params.model.path = model
+    if not mapped:
+        params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
     params.n_ctx = prompt_tokens + tokens + 1
@@ -88,11 +90,13 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--no-mmap", action="store_true", help="read the model instead of mapping it")
     options = parser.parse_args()
     if min(options.prompt_tokens, options.tokens, options.threads) < 1:
         parser.error("--prompt-tokens, --tokens and --threads are at least 1")
     try:
-        timings = generate(options.model, options.prompt_tokens, options.tokens, options.threads)
+        mapped = not options.no_mmap
+        timings = generate(options.model, options.prompt_tokens, options.tokens, options.threads, mapped)
     except ImportError:
         sys.exit("xllamacpp is not installed: pip install 'bitnet-trace[demo]'")
     except RuntimeError as error:

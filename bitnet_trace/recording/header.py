@@ -46,6 +46,7 @@ def _enum(name: str, prefix: str, base: type[enum.Enum] = enum.IntEnum) -> Any:
 
 DURATION_ONLY: int = _CONSTANTS["DURATION_ONLY"]
 IO_UNKNOWN_OPCODE: int = _CONSTANTS["IO_UNKNOWN_OPCODE"]
+READ_DIRECT: int = _CONSTANTS["READ_DIRECT"]
 WAIT_REASON_SHIFT: int = _CONSTANTS["WAIT_REASON_SHIFT"]
 
 Kind = _enum("kind", "KIND_")

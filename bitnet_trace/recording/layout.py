@@ -5,6 +5,7 @@ import numpy as np
 from bitnet_trace.recording.header import (
     DURATION_ONLY,
     IO_UNKNOWN_OPCODE,
+    READ_DIRECT,
     WAIT_REASON_SHIFT,
     FaultFlag,
     IoFlag,
@@ -26,6 +27,7 @@ __all__ = [
     "DURATION_ONLY",
     "EVENT_DTYPE",
     "IO_UNKNOWN_OPCODE",
+    "READ_DIRECT",
     "SAMPLE_DTYPE",
     "TASK_DTYPE",
     "WAIT_REASON_SHIFT",

@@ -29,6 +29,7 @@ _TYPES: dict[str, type] = {
     "rows": dict,
     "crc32": dict,
     "timings_reported": list,
+    "buffers_reported": list,
     "warnings": list,
     "io_uring_opcodes": list,
     "io_uring_overflows": int,
@@ -38,6 +39,7 @@ _ITEM_TYPES: dict[str, type] = {
     "command": str,
     "probes": dict,
     "timings_reported": dict,
+    "buffers_reported": list,
     "warnings": str,
     "io_uring_opcodes": str,
 }

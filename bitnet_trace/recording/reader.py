@@ -87,6 +87,16 @@ class Recording:
         return self._table("maps")
 
     @cached_property
+    def areas(self) -> pd.DataFrame:
+        """What address spaces held at some moments, the columns of schema.AREA_SCHEMA, in the order of recording."""
+        return self._table("areas")
+
+    @cached_property
+    def tensors(self) -> pd.DataFrame:
+        """The tensors of the model files, the columns of schema.TENSOR_SCHEMA."""
+        return self._table("tensors")
+
+    @cached_property
     def taskstats(self) -> pd.DataFrame:
         """The kernel's own accounting of threads, the columns of schema.TASKSTATS_SCHEMA, in the order of recording."""
         return self._table("taskstats")

@@ -13,16 +13,8 @@ STREAM_SUFFIX = ".arrows"
 LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (
-    "events",
-    "counters",
-    "phases",
-    "threads",
-    "maps",
-    "taskstats",
-    "samples",
-    "stacks",
-    "symbols",
-    "windows",
+    *("events", "counters", "phases", "threads", "maps", "areas", "tensors", "taskstats"),
+    *("samples", "stacks", "symbols", "windows"),
 )
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
@@ -76,6 +68,40 @@ MAP_SCHEMA = pa.schema(
         ("device", pa.uint64()),
         ("inode", pa.uint64()),
         ("path", pa.string()),
+    ]
+)
+
+# What an address space holds, as /proc/PID/maps has it, beside what the memory calls of `events` tell. `moment` "exec":
+# a new program, nothing from before is left (the row has its path only); "held": it stood still and held this, and did
+# not at the last such moment. `protection`: enum memory_detail (READ, WRITE, EXEC, SHARED).
+AREA_SCHEMA = pa.schema(
+    [
+        ("pid", pa.uint32()),
+        ("ts_ns", pa.int64()),
+        ("moment", pa.string()),
+        ("begin", pa.uint64()),
+        ("end", pa.uint64()),
+        ("offset", pa.uint64()),
+        ("device", pa.uint64()),
+        ("inode", pa.uint64()),
+        ("protection", pa.uint32()),
+        ("path", pa.string()),
+    ]
+)
+
+# The tensor tables of the model files that were mapped or read. `offset` from the file's begin; `type` is ggml's number
+# or a fork's, `type_name` null where it is unknown; `size_bytes` reaches to the next tensor where the type is unknown.
+TENSOR_SCHEMA = pa.schema(
+    [
+        ("device", pa.uint64()),
+        ("inode", pa.uint64()),
+        ("path", pa.string()),
+        ("name", pa.string()),
+        ("type", pa.uint32()),
+        ("type_name", pa.string()),
+        ("elements", pa.uint64()),
+        ("offset", pa.uint64()),
+        ("size_bytes", pa.uint64()),
     ]
 )
 
@@ -161,6 +187,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "phases": PHASE_SCHEMA,
     "threads": THREAD_SCHEMA,
     "maps": MAP_SCHEMA,
+    "areas": AREA_SCHEMA,
+    "tensors": TENSOR_SCHEMA,
     "taskstats": TASKSTATS_SCHEMA,
     "samples": SAMPLE_SCHEMA,
     "stacks": STACK_SCHEMA,
@@ -175,6 +203,8 @@ NULLABLE = {
     "phases": frozenset({"context", "end_ns", "end_kind", "n_tokens"}),
     "threads": frozenset({"comm", "parent_tid", "start_ns", "end_ns", "exit_code"}),
     "maps": frozenset({"device", "inode", "path"}),
+    "areas": frozenset({"path"}),
+    "tensors": frozenset({"type_name"}),
     "taskstats": frozenset(TASKSTATS_SCHEMA.names) - {"at", "tid", "pid"},
     "samples": frozenset[str](),
     "stacks": frozenset[str](),
@@ -189,6 +219,8 @@ TIMES = {
     "phases": frozenset({"begin_ns", "end_ns"}),
     "threads": frozenset({"start_ns", "end_ns"}),
     "maps": frozenset({"ts_ns"}),
+    "areas": frozenset({"ts_ns"}),
+    "tensors": frozenset[str](),
     "taskstats": frozenset[str](),
     "samples": frozenset({"ts_ns"}),
     "stacks": frozenset[str](),

@@ -109,6 +109,14 @@ class Writer:
         """Appends file mappings: pid, ts_ns, address, length (bytes), offset, device, inode, path."""
         self._append_rows("maps", rows)
 
+    def areas(self, rows: Iterable[Row]) -> None:
+        """Appends what address spaces hold: schema.AREA_SCHEMA."""
+        self._append_rows("areas", rows)
+
+    def tensors(self, rows: Iterable[Row]) -> None:
+        """Appends tensors of model files: schema.TENSOR_SCHEMA."""
+        self._append_rows("tensors", rows)
+
     def taskstats(self, rows: Iterable[Row]) -> None:
         """Appends the kernel's own accounting of threads: schema.TASKSTATS_SCHEMA, None for what is missing."""
         self._append_rows("taskstats", rows)

@@ -128,7 +128,7 @@ def phases(report: Report) -> list[Grid]:
     total = pd.concat([table[["n", "dur_ns"]].sum().to_frame().T, report.total], axis=1).assign(phase="total")
     both = pd.concat([table, total[table.columns]], ignore_index=True)
     columns = [column for column in (*PHASE_SUMS, *COUNTERS) if column.group is not None]
-    shown = [column for column in columns if _has_values(table[column.key])]
+    shown = [column for column in columns if has_values(table[column.key])]
     grids = []
     for group, title in GROUPS:
         members = [by_key(PHASE_SUMS)["phase"], *(column for column in shown if column.group == group)]
@@ -146,7 +146,7 @@ def threads(report: Report) -> Grid | None:
         return None
     known = by_key(COUNTERS)
     keys = [column for column in THREADS if column.key != "pid" or table["pid"].nunique() > 1]
-    shown = [known[key] for key in _THREAD_COLUMNS if _has_values(table[key])]
+    shown = [known[key] for key in _THREAD_COLUMNS if has_values(table[key])]
     grid = grid_of("Threads", "by_thread", table.head(MAX_THREADS), [*keys, *shown], n_keys=len(keys))
     rest = table.iloc[MAX_THREADS:]
     if len(rest):
@@ -162,7 +162,7 @@ def calls(report: Report) -> Grid | None:
         return None
     known = by_key(TOKENS)
     slowest = table.sort_values("dur_ns", ascending=False, kind="stable").head(MAX_CALLS)
-    columns = [known[key] for key in _CALL_COLUMNS if key in ("name", "token") or _has_values(table[key])]
+    columns = [known[key] for key in _CALL_COLUMNS if key in ("name", "token") or has_values(table[key])]
     grid = grid_of("Slowest decode calls", "tokens", slowest, columns, n_keys=2)
     lengths = sorted(int(ns) for ns in table["dur_ns"])
     spread = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -176,10 +176,10 @@ def token_time(report: Report) -> Grid | None:
     table = report.phase_time
     if not len(table):
         return None
-    columns = [one for one in PHASE_TIME if one.key in _ALWAYS_SHOWN or _has_values(table[one.key])]
+    columns = [one for one in PHASE_TIME if one.key in _ALWAYS_SHOWN or has_values(table[one.key])]
     grid = grid_of("Where the time of a token goes", "phase_time", table, columns)
     grid.notes.append("means over the threads that compute: the parts add up to the time per token")
-    if _has_values(table["spin_ns"]):
+    if has_values(table["spin_ns"]):
         grid.notes.append("spin: estimated, from the share of the phase's samples")
     return grid
 
@@ -190,7 +190,7 @@ def loading(report: Report) -> Grid | None:
     if not len(table):
         return None
     known = by_key((*PHASE_SUMS, *COUNTERS))
-    shown = [known[key] for key in _LOAD_COLUMNS if key in _ALWAYS_SHOWN or _has_values(table[key])]
+    shown = [known[key] for key in _LOAD_COLUMNS if key in _ALWAYS_SHOWN or has_values(table[key])]
     return grid_of("Loading", "by_phase", table, shown)
 
 
@@ -228,7 +228,7 @@ def io_uring(report: Report) -> Grid | None:
         "io_uring requests",
         "io.by_opcode",
         table,
-        [one for one in IO_URING if one.key == "opcode" or _has_values(table[one.key])],
+        [one for one in IO_URING if one.key == "opcode" or has_values(table[one.key])],
     )
 
 
@@ -240,7 +240,7 @@ def taskstats(report: Report) -> Grid | None:
         return None
     keys = [one for one in THREADS if one.key == "tid" or (one.key == "pid" and table["pid"].nunique() > 1)]
     keys += [one for one in THREADS if one.key == "comm"]
-    compared = [one for one in TASKSTATS_COMPARED if _has_values(differing[f"difference_{one.key}"])]
+    compared = [one for one in TASKSTATS_COMPARED if has_values(differing[f"difference_{one.key}"])]
     known = by_key(TASKSTATS)
     columns = [known[name] for one in compared for name in (one.key, f"kernel_{one.key}")]
     grid = grid_of(
@@ -334,7 +334,8 @@ def rows_of(table: pd.DataFrame, columns: Sequence[Column]) -> list[list[str]]:
     ]
 
 
-def _has_values(values: "pd.Series[Any]") -> bool:
+def has_values(values: "pd.Series[Any]") -> bool:
+    """Whether a column says anything: some value is there and not 0."""
     return bool((values.fillna(0) != 0).any())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bitnet_trace.analysis.barrier_tables import BarrierReport
+from bitnet_trace.analysis.fault_places import FaultPlaces
 from bitnet_trace.analysis.findings import Finding
 from bitnet_trace.analysis.profile import Profile
 from bitnet_trace.analysis.report import Report
@@ -20,6 +21,9 @@ from bitnet_trace.columns import (
     PHASE_SUMS,
     PHASE_TIME,
     PHASES,
+    PLACES_LAYER,
+    PLACES_REGION,
+    PLACES_TENSOR,
     ROLES,
     RUN_QUEUE,
     SPIN,
@@ -59,7 +63,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         "total": records(report.total, COUNTERS)[0],
         "by_thread": records(report.by_thread, (*THREADS, *COUNTERS)),
         "tokens": records(report.tokens, TOKENS),
-        "faults": report.faults,
+        "faults": {**report.faults, **_places(report.places)},
         "taskstats": {**report.taskstats_summary, "threads": records(report.taskstats, TASKSTATS)},
         "tlb": report.tlb,
         "io": report.io,
@@ -77,6 +81,17 @@ def to_dict(report: Report) -> dict[str, Any]:
     plain = _plain(value)
     assert isinstance(plain, dict)
     return plain
+
+
+def _places(found: FaultPlaces | None) -> dict[str, Any]:
+    """Faults by region, layer and tensor; None where only counters were kept."""
+    if found is None:
+        return dict.fromkeys(("by_region", "by_layer", "by_tensor"))
+    return {
+        "by_region": records(found.by_region, PLACES_REGION),
+        "by_layer": records(found.by_layer, PLACES_LAYER),
+        "by_tensor": records(found.by_tensor, PLACES_TENSOR),
+    }
 
 
 def _profile(found: Profile | None) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.render import barrier_grids, grids, profile_grids
+from bitnet_trace.render import barrier_grids, grids, place_grids, profile_grids
 from bitnet_trace.render.grids import Grid
 
 
@@ -19,6 +19,7 @@ class Section:
 
 def sections(report: Report) -> list[Section]:
     """What is to be said, without what has nothing to say."""
+    fault_around = report.run["host"].get("fault_around_bytes")
     every = [
         _section("phases", "Phases", grids.timings(report), *grids.phases(report)),
         _section("tokens", "Tokens", grids.token_time(report), grids.calls(report)),
@@ -28,6 +29,7 @@ def sections(report: Report) -> list[Section]:
         _section("barriers", "Barriers", *barrier_grids.grids(report)),
         _section("functions", "Functions", *profile_grids.grids(report.profile)),
         _section("io", "I/O", grids.io_uring(report)),
+        _section("places", "Where faults fell", *place_grids.grids(report.places, fault_around)),
         Section("faults", "Page-fault latency", lines=[grids.fault_latency(report)]),
         Section(
             "health",

@@ -21,7 +21,7 @@ from bitnet_trace.recording.writer import Writer
 from bitnet_trace.render import json as json_report
 from bitnet_trace.render import markdown, text
 
-STREAMS = [f"{name}.arrows" for name in ("events", "phases", "threads", "maps")]
+STREAMS = [f"{name}.arrows" for name in ("events", "phases", "threads", "maps", "areas", "tensors")]
 FILES = ["meta.json", *STREAMS]
 
 

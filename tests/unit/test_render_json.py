@@ -107,4 +107,4 @@ def test_an_empty_recording(tmp_path):
     assert (value["phases"], value["by_phase"], value["by_thread"], value["tokens"]) == ([], [], [], [])
     assert value["run"]["exit_code"] is None
     assert set(value["summary"].values()) == {None}
-    assert value["faults"] == {"latency_ns": None}
+    assert value["faults"] == {"latency_ns": None, "by_region": [], "by_layer": [], "by_tensor": []}

@@ -1,0 +1,298 @@
+"""Page faults, populated and read bytes by region of memory, and in model files by tensor and layer."""
+
+import bisect
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bitnet_trace.analysis.phases import UNKNOWN as UNKNOWN_PHASE
+from bitnet_trace.analysis.regions import (
+    MODEL,
+    PAGE_SHIFT,
+    Change,
+    Region,
+    Regions,
+    Spaces,
+    event_changes,
+    known_changes,
+)
+from bitnet_trace.analysis.split import as_time
+from bitnet_trace.analysis.tensors import Coverage, TensorTable, layer_of
+from bitnet_trace.columns import PLACE_SUMS
+from bitnet_trace.recording.layout import DURATION_ONLY, EVENT_DTYPE, READ_DIRECT, FaultFlag, Kind
+from bitnet_trace.recording.reader import Recording
+
+# Records reach the recording nearly by time: what is older than this has been overtaken by nothing.
+_SETTLED_NS = 100_000_000
+_CALLS = (Kind.MMAP, Kind.MUNMAP, Kind.MREMAP, Kind.MREMAP_FROM, Kind.BRK, Kind.MADVISE, Kind.MLOCK)
+_KINDS = np.array([*_CALLS, Kind.FAULT, Kind.POPULATE, Kind.READ, Kind.FILE_READ])
+_CHANGING = np.array([Kind.MMAP, Kind.MUNMAP, Kind.MREMAP, Kind.MREMAP_FROM, Kind.BRK])
+_PLACE = ["region", "tensor", "phase"]
+_SUMS = [column.key for column in PLACE_SUMS]
+_ADDRESSED = np.array([Kind.MMAP, Kind.MREMAP, Kind.MADVISE, Kind.MLOCK])
+_PAGE_MASK = ~0xFFF
+_NO_ADDRESS = 1
+_OF_CALLS = "by execve and other calls"
+_LARGEST_READ = 1 << 31  # MAX_RW_COUNT: a call returns no more
+_MAX_TABLES = 64
+
+Events = npt.NDArray[np.void]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FaultPlaces:
+    """A row per region, layer or tensor with the columns of columns.PLACES_*, most faults first.
+
+    `phases`: {phase name: {column: value}} of what is not 0. `by_region` sums up to the counters of the recording.
+    """
+
+    by_region: pd.DataFrame
+    by_layer: pd.DataFrame
+    by_tensor: pd.DataFrame
+
+
+class PlaceGatherer:
+    """Takes the events of a recording in the order of recording, and says at the end where its faults fell."""
+
+    def __init__(self, recording: Recording, phases: pd.DataFrame) -> None:
+        """`phases`: named (name_phases)."""
+        buffers = recording.meta.get("buffers_reported", ())
+        self._regions = Regions(recording.areas, recording.maps, recording.tensors, buffers)
+        self._spaces = Spaces(self._regions)
+        self._tensors = TensorTable(recording.tensors)
+        changes = known_changes(self._regions, recording.areas, recording.threads)
+        self._known = sorted(changes, key=lambda change: change.ts_ns)
+        self._known_at = 0
+        unique = phases.drop_duplicates("id", keep="last").sort_values("id")
+        self._phase_ids = unique["id"].to_numpy(dtype=np.int64)
+        self._phase_pids = np.append(unique["pid"].to_numpy(dtype=np.int64), -1)
+        names = [str(name) for name in unique["name"]]
+        self._phase_names = list(dict.fromkeys([*names, UNKNOWN_PHASE]))
+        codes = {name: code for code, name in enumerate(self._phase_names)}
+        self._phase_codes = np.array([codes[name] for name in [*names, UNKNOWN_PHASE]], np.int64)
+        self._pending = np.empty(0, EVENT_DTYPE)
+        self._sums: list[pd.DataFrame] = []
+        self._read: dict[str, Coverage] = defaultdict(Coverage)
+
+    def add(self, batch: Events) -> None:
+        """Takes an EVENT_DTYPE array."""
+        if not len(batch):
+            return
+        chosen = batch[np.isin(batch["kind"], _KINDS, kind="table")]
+        pending = np.concatenate([self._pending, chosen]) if len(self._pending) else chosen
+        settled_ns = max(int(batch["ts_ns"].max()) - _SETTLED_NS, 0)
+        settled = pending["ts_ns"] <= settled_ns
+        self._pending = pending[~settled]
+        self._take(pending[settled], settled_ns)
+
+    def result(self) -> FaultPlaces:
+        """The tables; to be called once, after all events."""
+        self._take(self._pending, 1 << 62)
+        sums = pd.concat([_nothing(), *self._sums]).groupby(_PLACE, as_index=False).sum()
+        regions = pd.DataFrame(self._regions.known, columns=["region", "path"])
+        place = sums["region"].to_numpy(np.int64)
+        named = sums.assign(
+            region=regions["region"].to_numpy(object)[place],
+            path=regions["path"].to_numpy(object)[place],
+            phase=np.array(self._phase_names, object)[sums["phase"].to_numpy(np.int64)],
+        )
+        in_tensors = named[named["tensor"] >= 0].copy()
+        number = in_tensors["tensor"].to_numpy(np.int64)
+        in_tensors["tensor"] = np.array(self._tensors.names, object)[number]
+        in_tensors["type"] = np.array(self._tensors.types, object)[number]
+        in_tensors["tensor_bytes"] = self._tensors.sizes[number]
+        once = {number: n for path, read in self._read.items() for number, n in self._tensors.covered(path, read)}
+        in_tensors["read_once_bytes"] = [once.get(one, 0) for one in number.tolist()]
+        in_tensors["layer"] = [layer_of(name) for name in in_tensors["tensor"]]
+        return FaultPlaces(
+            by_region=_summed(named, ["region", "path"]),
+            by_layer=_summed(in_tensors, ["path", "layer"]),
+            by_tensor=_summed(in_tensors, ["path", "tensor", "layer", "type", "tensor_bytes", "read_once_bytes"]),
+        )
+
+    # ---- one piece of time ----------------------------------------------------------------------------------------
+
+    def _take(self, rows: Events, until_ns: int) -> None:
+        if (rows["ts_ns"][1:] < rows["ts_ns"][:-1]).any():
+            rows = rows[np.argsort(rows["ts_ns"], kind="stable")]
+        place = np.searchsorted(self._phase_ids, rows["phase"].astype(np.int64))
+        place = np.where(place < len(self._phase_ids), place, 0)
+        known = len(self._phase_ids) > 0 and self._phase_ids[place] == rows["phase"]
+        place = np.where(known, place, len(self._phase_pids) - 1)
+        pids, phases = self._phase_pids[place], self._phase_codes[place]
+        kinds = rows["kind"]
+        calls = np.isin(kinds, _CHANGING)
+        names = [self._phase_names[code] for code in phases[calls].tolist()]
+        changes = list(event_changes(self._regions, rows[calls], pids[calls].tolist(), names))
+        while self._known_at < len(self._known) and self._known[self._known_at].ts_ns <= until_ns:
+            changes.append(self._known[self._known_at])
+            self._known_at += 1
+        changes.sort(key=lambda change: change.ts_ns)
+        faults = (kinds == Kind.FAULT) & (rows["arg0"] < DURATION_ONLY) & ((rows["arg0"] & FaultFlag.FAILED) == 0)
+        populates = kinds == Kind.POPULATE
+        points = np.flatnonzero(faults | populates)
+        addresses = rows["arg1"].astype(np.int64)
+        addresses[populates] = _populated_addresses(rows, populates)
+        # what a call brings in lies in what it has mapped: after the change of the same moment
+        times = as_time(rows["ts_ns"]) + populates
+        regions, shifts = np.full(len(rows), -1), np.zeros(len(rows), np.int64)
+        regions[points], shifts[points] = self._lookup(times[points], pids[points], addresses[points], changes)
+        regions[regions < 0] = self._regions.unknown
+        offsets = addresses - shifts
+        self._faults(rows[faults], regions[faults], offsets[faults], phases[faults])
+        regions[populates & (addresses == _NO_ADDRESS)] = self._regions.number(Region(_OF_CALLS))
+        self._populates(rows[populates], regions[populates], offsets[populates], phases[populates])
+        self._reads(rows, phases)
+
+    def _lookup(self, times: Ints, pids: Ints, addresses: Ints, changes: list[Change]) -> tuple[Ints, Ints]:
+        """(region, shift) of each address at its time, while `changes` are made; all in the order of time."""
+        regions, shifts = np.full(len(times), -1), np.zeros(len(times), np.int64)
+        rows_of = {int(pid): np.flatnonzero(pids == pid) for pid in np.unique(pids)}
+        times_of = {pid: times[rows].tolist() for pid, rows in rows_of.items()}
+        done = dict.fromkeys(rows_of, 0)
+
+        def resolve(pid: int, until: int) -> None:
+            if until > done[pid]:
+                rows = rows_of[pid][done[pid] : until]
+                regions[rows], shifts[rows] = self._spaces.of(pid).lookup(addresses[rows])
+                done[pid] = until
+
+        for change in changes:
+            if change.pid in times_of:
+                resolve(change.pid, bisect.bisect_left(times_of[change.pid], change.ts_ns, lo=done[change.pid]))
+            self._spaces.apply(change)
+        for pid, rows in rows_of.items():
+            resolve(pid, len(rows))
+        return regions, shifts
+
+    # ---- what is added up -----------------------------------------------------------------------------------------
+
+    def _faults(self, faults: Events, regions: Ints, offsets: Ints, phases: Ints) -> None:
+        flags = faults["arg0"]
+        major = ((flags & FaultFlag.MAJOR) != 0).astype(np.int64)
+        sums = {
+            "faults_minor": 1 - major,
+            "faults_major": major,
+            "faults_kernel": ((flags & FaultFlag.KERNEL) != 0).astype(np.int64),
+            "fault_ns": as_time(faults["arg2"]),
+            "bytes": np.full(len(faults), 1 << PAGE_SHIFT),
+        }
+        self._add(regions, self._tensors_at(regions, offsets), phases, sums)
+
+    def _populates(self, populates: Events, regions: Ints, offsets: Ints, phases: Ints) -> None:
+        both = populates["arg1"]
+        counts = (both & np.uint64(0xFFFFFFFF)).astype(np.int64) + (both >> np.uint64(32)).astype(np.int64)
+        self._add(regions, np.full(len(regions), -1), phases, {"faults_populate": counts})
+        parts = []
+        lengths = as_time(populates["arg2"])
+        for region, offset, length, phase in zip(
+            regions.tolist(), offsets.tolist(), lengths.tolist(), phases.tolist(), strict=True
+        ):
+            parts += [(region, number, phase, size) for number, size in self._parts(region, offset, length)]
+        self._add_parts(parts, "populated_bytes")
+
+    def _reads(self, rows: Events, phases: Ints) -> None:
+        """Of model files: each FILE_READ stands before the READ of the same call."""
+        reads = np.flatnonzero((rows["kind"] == Kind.READ) | (rows["kind"] == Kind.FILE_READ))
+        of_thread = reads[np.argsort(rows["tid"][reads], kind="stable")]
+        where, what = of_thread[:-1], of_thread[1:]
+        paired = (
+            (rows["kind"][where] == Kind.FILE_READ)
+            & (rows["kind"][what] == Kind.READ)
+            & (rows["tid"][where] == rows["tid"][what])
+            & (rows["ts_ns"][where] == rows["ts_ns"][what])
+        )
+        parts = []
+        spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        where, what = where[paired], what[paired]
+        of_reads = zip(rows[where].tolist(), rows["arg1"][what].tolist(), phases[what].tolist(), strict=True)
+        for (_, _, _, _, _, device, place, inode), length, phase in of_reads:
+            path = self._regions.model_paths.get((device, inode))
+            if path is not None and length < _LARGEST_READ:
+                region = self._regions.number(Region(MODEL, path))
+                offset = place & ~READ_DIRECT
+                spans[path].append((offset, offset + length))
+                parts += [(region, number, phase, size) for number, size in self._parts(region, offset, length)]
+        self._add_parts(parts, "read_bytes")
+        for path, found in spans.items():
+            edges = np.array(found, np.int64)
+            self._read[path].add(edges[:, 0], edges[:, 1])
+
+    def _parts(self, region: int, offset: int, length: int) -> list[tuple[int, int]]:
+        """(tensor or -1, bytes) of bytes of a region."""
+        known = self._regions.known[region]
+        if known.name == MODEL and known.path is not None:
+            return list(self._tensors.overlaps(known.path, offset, length))
+        return [(-1, length)] if length else []
+
+    def _tensors_at(self, regions: Ints, offsets: Ints) -> Ints:
+        found = np.full(len(regions), -1)
+        for number in np.unique(regions).tolist():
+            region = self._regions.known[number]
+            if region.name == MODEL and region.path is not None:
+                rows = regions == number
+                found[rows] = self._tensors.at(region.path, offsets[rows])
+        return found
+
+    def _add_parts(self, parts: list[tuple[int, int, int, int]], column: str) -> None:
+        regions, tensors, phases, sizes = (
+            np.array([part[place] for part in parts], dtype=np.int64) for place in range(4)
+        )
+        self._add(regions, tensors, phases, {column: sizes})
+
+    def _add(self, regions: Ints, tensors: Ints, phases: Ints, sums: dict[str, Ints]) -> None:
+        if not len(regions):
+            return
+        n_tensors, n_phases = len(self._tensors) + 1, len(self._phase_names)
+        keys, place = np.unique((regions * n_tensors + tensors + 1) * n_phases + phases, return_inverse=True)
+        table = _nothing().reindex(range(len(keys)), fill_value=0)
+        table["region"] = keys // n_phases // n_tensors
+        table["tensor"] = keys // n_phases % n_tensors - 1
+        table["phase"] = keys % n_phases
+        for column, values in sums.items():
+            table[column] = np.bincount(place, weights=values, minlength=len(keys)).astype(np.int64)
+        self._sums.append(table)
+        if len(self._sums) > _MAX_TABLES:
+            self._sums = [pd.concat(self._sums).groupby(_PLACE, as_index=False).sum()]
+
+
+def _nothing() -> pd.DataFrame:
+    return pd.DataFrame({name: np.empty(0, np.int64) for name in [*_PLACE, *_SUMS]})
+
+
+def _populated_addresses(rows: Events, populates: npt.NDArray[np.bool_]) -> Ints:
+    """Where the call lay that brought pages in: its record has the same thread and time. _NO_ADDRESS: other calls."""
+    calls = rows[np.isin(rows["kind"], _ADDRESSED) & np.isin(rows["ts_ns"], rows["ts_ns"][populates])]
+    places = {
+        (tid, ts_ns): word & _PAGE_MASK if word & _PAGE_MASK else _NO_ADDRESS
+        for tid, ts_ns, word in zip(calls["tid"].tolist(), calls["ts_ns"].tolist(), calls["arg1"].tolist(), strict=True)
+    }
+    own = zip(rows["tid"][populates].tolist(), rows["ts_ns"][populates].tolist(), strict=True)
+    return np.array([places.get(key, _NO_ADDRESS) for key in own], dtype=np.uint64).astype(np.int64)
+
+
+def _summed(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row per `keys`, with the sums and what of them fell in which phase; most faults first."""
+    sums = table.groupby(keys, as_index=False, dropna=False, sort=False)[_SUMS].sum()
+    by_phase = table.groupby([*keys, "phase"], as_index=False, dropna=False, sort=False)[_SUMS].sum()
+    phases: dict[tuple[Any, ...], dict[str, dict[str, int]]] = {}
+    for row in by_phase.to_dict("records"):
+        key = tuple(_key(row[name]) for name in keys)
+        phases.setdefault(key, {})[row["phase"]] = {name: int(row[name]) for name in _SUMS if row[name]}
+    values = zip(*(sums[name].tolist() for name in keys), strict=True)
+    of_rows = [phases.get(tuple(_key(value) for value in row), {}) for row in values]
+    sums["phases"] = pd.Series(of_rows, dtype=object, index=sums.index)
+    if "layer" in sums:
+        sums["layer"] = sums["layer"].astype("Int64")
+    order = sums.assign(all=sums["faults_minor"] + sums["faults_major"] + sums["faults_populate"])
+    order = order.sort_values(["all", "populated_bytes", "read_bytes"], ascending=False, kind="stable")
+    return sums.loc[order.index].reset_index(drop=True)
+
+
+def _key(value: Any) -> Any:
+    return None if pd.isna(value) else value

@@ -1,0 +1,239 @@
+"""What parts of address spaces are for, and how they change: from memory calls, mapped files, forks and execs."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bitnet_trace.analysis.address_space import AddressSpace
+from bitnet_trace.recording.layout import DURATION_ONLY, Kind, MemoryDetail
+
+UNKNOWN = "unknown"
+MODEL = "model"
+
+PAGE_SHIFT = 12
+_DETAIL_MASK = 0xFFF
+_LARGEST_ADDRESS = 1 << 47
+_STACK_BYTES = 8 << 20  # it grows downwards, up to this by default
+_ARENA_BYTES = 128 << 20  # glibc's malloc reserves this for the heap of a thread (HEAP_MAX_SIZE, twice)
+# An engine's buffer is a mapping of its own from the size on at which malloc makes one, and is told by its size:
+# printed to a hundredth of a MiB, and mapped with room for alignment.
+_LEAST_BUFFER, _BUFFER_ROUNDING, _BUFFER_HEAD = 1 << 18, 5300, 3 << 12
+_LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$")
+_KERNELS_OWN = re.compile(r"\[(?:vdso|vvar|vvar_vclock|vsyscall|uprobes)\]")
+_ACCESS = MemoryDetail.READ | MemoryDetail.WRITE | MemoryDetail.EXEC
+
+Events = npt.NDArray[np.void]
+FileKey = tuple[int, int]
+
+
+class Region(NamedTuple):
+    """`name` says what it is for, `path` which file it is of."""
+
+    name: str
+    path: str | None = None
+
+
+class Change(NamedTuple):
+    """At `ts_ns` the address space of a process changed; `arguments` are of the method `how` of Spaces."""
+
+    ts_ns: int
+    pid: int
+    how: str
+    arguments: tuple[int, ...]
+
+
+class Regions:
+    """Numbers of regions, and which region a mapping is."""
+
+    def __init__(self, areas: pd.DataFrame, maps: pd.DataFrame, tensors: pd.DataFrame, buffers: Any = ()) -> None:
+        """`areas`, `maps`, `tensors`: tables of the recording; `buffers`: [what for, bytes] that the engine printed."""
+        self._buffers = [
+            (str(what), size)
+            for what, size in (pair for pair in buffers if isinstance(pair, list) and len(pair) == 2)
+            if isinstance(size, int) and size >= _LEAST_BUFFER
+        ]
+        self.known: list[Region] = []
+        self._numbers: dict[Region, int] = {}
+        self.unknown = self.number(Region(UNKNOWN))
+        self.model_paths: dict[FileKey, str] = {}
+        for device, inode, path in _rows(tensors.drop_duplicates(["device", "inode"]), "device", "inode", "path"):
+            self.model_paths[device, inode] = path
+        executable = areas[(areas["protection"].to_numpy(np.int64) & MemoryDetail.EXEC) != 0]
+        self._libraries = {(device, inode) for device, inode in _rows(executable, "device", "inode") if inode}
+        self._mapped = {
+            (pid, ts_ns): (offset, (device, inode), path)
+            for pid, ts_ns, offset, device, inode, path in _rows(
+                maps, "pid", "ts_ns", "offset", "device", "inode", "path"
+            )
+        }
+
+    def number(self, region: Region) -> int:
+        found = self._numbers.get(region)
+        if found is None:
+            found = self._numbers[region] = len(self.known)
+            self.known.append(region)
+        return found
+
+    def of_file(self, key: FileKey, path: str | None, protection: int) -> int:
+        if key in self.model_paths:
+            return self.number(Region(MODEL, self.model_paths[key]))
+        if path is not None and path.endswith(".gguf"):
+            return self.number(Region(MODEL, path))
+        if key in self._libraries or protection & MemoryDetail.EXEC or _LIBRARY.search(path or ""):
+            return self.number(Region("code" if protection & MemoryDetail.EXEC else "library data", path))
+        return self.number(Region("file", path))
+
+    def mapped_file(self, pid: int, begin_ns: int) -> tuple[int, FileKey, str | None] | None:
+        """(offset, file, path) of the file that the mmap call of that begin was told to map."""
+        return self._mapped.get((pid, begin_ns))
+
+    def anonymous(self, detail: int, length: int, phase: str) -> int:
+        """Memory of no file, mapped by a call in a phase of that name."""
+        if detail & MemoryDetail.HUGETLB:
+            return self.number(Region("hugetlb memory"))
+        if detail & MemoryDetail.STACK:
+            return self.number(Region("thread stack"))
+        if detail & MemoryDetail.SHARED:
+            return self.number(Region("shared memory"))
+        if length == _ARENA_BYTES and not detail & _ACCESS:
+            return self.number(Region("heap of a thread"))
+        for what, size in self._buffers:
+            if -_BUFFER_ROUNDING <= length - size <= _BUFFER_ROUNDING + _BUFFER_HEAD:
+                return self.number(Region(what))
+        return self.number(Region(f"anonymous, mapped in {phase}"))
+
+
+class Spaces:
+    """The address spaces of all processes at one moment; each method is a kind of change."""
+
+    def __init__(self, regions: Regions) -> None:
+        self._regions = regions
+        self._spaces: dict[int, AddressSpace] = {}
+        self._breaks: dict[int, int] = {}  # where the heap of a process begins
+
+    def of(self, pid: int) -> AddressSpace:
+        space = self._spaces.get(pid)
+        if space is None:
+            space = self._spaces[pid] = AddressSpace()
+        return space
+
+    def apply(self, change: Change) -> None:
+        getattr(self, change.how)(change.pid, *change.arguments)
+
+    def fork(self, pid: int, parent: int) -> None:
+        self._spaces[pid] = self.of(parent).copy()
+        if parent in self._breaks:
+            self._breaks[pid] = self._breaks[parent]
+
+    def clear(self, pid: int) -> None:
+        self.of(pid).clear()
+        self._breaks.pop(pid, None)
+
+    def fill(self, pid: int, begin: int, end: int, region: int, shift: int) -> None:
+        self.of(pid).fill(begin, end, region, shift)
+
+    def heap(self, pid: int, begin: int, end: int) -> None:
+        self._breaks[pid] = begin
+        self.of(pid).put(begin, end, self._regions.number(Region("heap")))
+
+    def put(self, pid: int, begin: int, end: int, region: int, shift: int) -> None:
+        self.of(pid).put(begin, end, region, shift)
+
+    def put_over(self, pid: int, begin: int, end: int, region: int) -> None:
+        """Anonymous memory at a fixed place: over a library it is that library's (.bss)."""
+        space = self.of(pid)
+        before, _ = space.at(begin)
+        if before >= 0 and self._regions.known[before].name in ("code", "library data"):
+            region = self._regions.number(Region("library data", self._regions.known[before].path))
+        space.put(begin, end, region)
+
+    def remove(self, pid: int, begin: int, end: int) -> None:
+        self.of(pid).remove(begin, end)
+
+    def move(self, pid: int, begin: int, end: int, to: int, to_end: int) -> None:
+        self.of(pid).move(begin, end, to, to_end)
+
+    def set_break(self, pid: int, address: int) -> None:
+        """The first tells where the heap begins."""
+        begin = self._breaks.setdefault(pid, address)
+        space = self.of(pid)
+        if address > begin:
+            space.put(begin, address, self._regions.number(Region("heap")))
+
+
+def known_changes(regions: Regions, areas: pd.DataFrame, threads: pd.DataFrame) -> list[Change]:
+    """Changes that are in tables of their own: forks, execs, and what processes held when they stood still."""
+    changes = []
+    process_of = dict(_rows(threads, "tid", "pid"))
+    forks = threads[(threads["tid"] == threads["pid"]) & threads["parent_tid"].notna() & threads["start_ns"].notna()]
+    for pid, parent, start_ns in _rows(forks, "pid", "parent_tid", "start_ns"):
+        changes.append(Change(start_ns, pid, "fork", (process_of.get(parent, parent),)))
+    before = (0, 0, regions.unknown)  # process, end, region of the area before
+    columns = ("pid", "ts_ns", "moment", "begin", "end", "offset", "device", "inode", "protection", "path")
+    for pid, ts_ns, moment, begin, end, offset, device, inode, protection, path in _rows(areas, *columns):
+        if moment == "exec":
+            changes.append(Change(ts_ns, pid, "clear", ()))
+            continue
+        if end > _LARGEST_ADDRESS:
+            continue
+        shift = 0
+        if inode:
+            region, shift = regions.of_file((device, inode), path, protection), begin - offset
+        elif path == "[heap]":
+            changes.append(Change(ts_ns, pid, "heap", (begin, end)))
+            continue
+        elif path == "[stack]":
+            begin, region = max(end - _STACK_BYTES, 0), regions.number(Region("stack"))
+        elif path is not None and _KERNELS_OWN.fullmatch(path):
+            region = regions.number(Region("of the kernel", path))
+        elif path is None and before[:2] == (pid, begin) and regions.known[before[2]].name in ("code", "library data"):
+            region = regions.number(Region("library data", regions.known[before[2]].path))
+        else:
+            region = regions.number(Region("anonymous", path))
+        before = (pid, end, region)
+        changes.append(Change(ts_ns, pid, "fill", (begin, end, region, shift)))
+    return changes
+
+
+def event_changes(regions: Regions, calls: Events, pids: list[int], phases: list[str]) -> Iterator[Change]:
+    """The changes that memory calls of an EVENT_DTYPE array make, given with their processes and phases' names.
+
+    Unmapping takes effect at the begin of its call, or another thread could have been given the same place before its
+    end; all else at the end.
+    """
+    moved_from: dict[int, tuple[int, int]] = {}
+    for (ts_ns, tid, _, kind, _, pages, word, duration), pid, phase in zip(calls.tolist(), pids, phases, strict=True):
+        detail, begin = word & _DETAIL_MASK, word & ~_DETAIL_MASK
+        end = begin + (pages << PAGE_SHIFT)
+        if detail & MemoryDetail.FAILED or pages >= DURATION_ONLY or end > _LARGEST_ADDRESS:
+            continue
+        if kind == Kind.MREMAP_FROM:
+            moved_from[tid] = begin, end
+        elif kind == Kind.MREMAP:
+            if tid in moved_from:
+                yield Change(ts_ns, pid, "move", (*moved_from.pop(tid), begin, end))
+        elif kind == Kind.MUNMAP:
+            yield Change(ts_ns - duration, pid, "remove", (begin, end))
+        elif kind == Kind.BRK:
+            yield Change(ts_ns, pid, "set_break", (begin,))
+        elif kind == Kind.MMAP and detail & MemoryDetail.ANONYMOUS:
+            region = regions.anonymous(detail, end - begin, phase)
+            how = "put_over" if detail & MemoryDetail.FIXED else "put"
+            yield Change(ts_ns, pid, how, (begin, end, region) if how == "put_over" else (begin, end, region, 0))
+        elif kind == Kind.MMAP:
+            mapped = regions.mapped_file(pid, ts_ns - duration)
+            if mapped is None:
+                yield Change(ts_ns, pid, "put", (begin, end, regions.number(Region("file")), 0))
+            else:
+                offset, key, path = mapped
+                yield Change(ts_ns, pid, "put", (begin, end, regions.of_file(key, path, detail), begin - offset))
+
+
+def _rows(table: pd.DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:
+    """Values of those columns, None for what is missing."""
+    lists = [[None if pd.isna(value) else value for value in table[column].tolist()] for column in columns]
+    return zip(*lists, strict=True)

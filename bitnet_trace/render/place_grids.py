@@ -1,0 +1,68 @@
+"""Where page faults fell, as tables of text."""
+
+import pandas as pd
+
+from bitnet_trace.analysis.fault_places import FaultPlaces
+from bitnet_trace.analysis.regions import MODEL
+from bitnet_trace.columns import PLACE_SUMS, PLACES_LAYER, PLACES_REGION, PLACES_TENSOR, Column, by_key
+from bitnet_trace.render.format import MISSING, amount, size
+from bitnet_trace.render.grids import Grid, has_values, rows_of
+
+MAX_REGIONS, MAX_LAYERS, MAX_TENSORS = 12, 8, 8
+_DEFAULT_FAULT_AROUND = 64 << 10
+_FAULTS = ["faults_minor", "faults_major"]
+_SUMS = [column.key for column in PLACE_SUMS]
+
+
+def grids(places: FaultPlaces | None, fault_around_bytes: object) -> list[Grid]:
+    """By region, and by layer and tensor of model files that faulted; nothing where only counters were kept."""
+    if places is None or not len(places.by_region):
+        return []
+    tables = [_regions(places.by_region, fault_around_bytes)]
+    tables += _of_model(places.by_layer, "Page faults in the model, by layer", PLACES_LAYER, "layer", MAX_LAYERS)
+    tables += _of_model(places.by_tensor, "Page faults in the model, by tensor", PLACES_TENSOR, "tensor", MAX_TENSORS)
+    return tables
+
+
+def _regions(table: pd.DataFrame, fault_around_bytes: object) -> Grid:
+    files = table[table["region"] != MODEL]
+    one_row = files.groupby("region", as_index=False, sort=False)[_SUMS].sum()
+    several = files.dropna(subset=["path"]).groupby("region").size()
+    counts = [int(several.get(name, 0)) for name in one_row["region"]]
+    one_row["region"] = [
+        f"{name} ({amount(count)} files)" if count > 1 else name
+        for name, count in zip(one_row["region"], counts, strict=True)
+    ]
+    models = table[table["region"] == MODEL]
+    names = [MISSING if path is None else str(path).rpartition("/")[2] for path in models["path"]]
+    rows = pd.concat([models.assign(region=[f"{MODEL} {name}" for name in names]), one_row])
+    order = rows.assign(all=rows[[*_FAULTS, "faults_populate"]].sum(axis=1)).reset_index(drop=True)
+    order = order.sort_values("all", ascending=False, kind="stable")
+    grid = _grid("Page faults by region", order.head(MAX_REGIONS), [by_key(PLACES_REGION)["region"]])
+    if len(order) > MAX_REGIONS:
+        rest = int(order["all"].iloc[MAX_REGIONS:].sum())
+        grid.notes.append(f"and {amount(len(order) - MAX_REGIONS)} more regions with {amount(rest)} faults")
+    around = fault_around_bytes if isinstance(fault_around_bytes, int) else _DEFAULT_FAULT_AROUND
+    grid.notes.append(
+        f"a fault in a file maps what the page cache holds of the {size(around)} around it: those pages are no faults"
+    )
+    return grid
+
+
+def _of_model(table: pd.DataFrame, title: str, columns: tuple[Column, ...], key: str, most: int) -> list[Grid]:
+    faulted = table[table[_FAULTS].sum(axis=1) > 0]
+    if not len(faulted):
+        return []
+    known = by_key(columns)
+    keys = [known[name] for name in (key, "layer", "type", "tensor_bytes") if name in known and name in faulted]
+    grid = _grid(title, faulted.head(most), list(dict.fromkeys(keys)))
+    if len(faulted) > most:
+        rest = faulted.iloc[most:]
+        grid.notes.append(f"and {amount(len(rest))} more with {amount(int(rest[_FAULTS].sum().sum()))} faults")
+    return [grid]
+
+
+def _grid(title: str, table: pd.DataFrame, keys: list[Column]) -> Grid:
+    columns = [*keys, *(column for column in PLACE_SUMS if has_values(table[column.key]))]
+    left = frozenset(index for index, column in enumerate(columns) if column.format == "text")
+    return Grid(title, [column.title for column in columns], rows_of(table, columns), len(keys), left)
