@@ -59,15 +59,24 @@ static __always_inline int is_regular_file(u64 file)
 	return (mode & 0170000) == 0100000;
 }
 
+/* Where a path is told to. In a map, not on the stack: the verifier would follow each value that these may have. */
+struct path_walk {
+	u32 level;		/* 0: the last part */
+	u32 piece;		/* of a part that is longer than a record's text */
+};
+BPF_PERCPU_ARRAY(path_walks, struct path_walk, 1);
+
 /* The path of a file, from its last part up to the root, over mount points: short programs are gone before they can be
  * asked. As the kernel's d_path(), but for renames meanwhile. */
 static __always_inline void tell_path(struct file_key *key, u64 file, u32 pid, u32 tid, u64 now)
 {
 	u64 dentry = 0, mount = 0, parent, root, name;
-	u32 told = 1, level = 0, piece = 0;
+	u32 told = 1, zero = 0;
+	struct path_walk *walk = path_walks.lookup(&zero);
 
-	if (told_files.lookup(key))
+	if (!walk || told_files.lookup(key))
 		return;
+	walk->level = walk->piece = 0;
 	told_files.update(key, &told);
 	READ_KERNEL(dentry, file, FILE_DENTRY);
 	READ_KERNEL(mount, file, FILE_MOUNT);
@@ -94,17 +103,18 @@ static __always_inline void tell_path(struct file_key *key, u64 file, u32 pid, u
 			return; /* counted as lost there */
 		e->device = key->device;
 		e->inode = key->inode;
-		e->value = level << 8 | piece;
+		e->value = walk->level << 8 | walk->piece;
 		name = 0;
 		READ_KERNEL(name, dentry, DENTRY_NAME);
-		int length = bpf_probe_read_kernel_str(e->text, sizeof(e->text), (void *)name + piece * (sizeof(e->text) - 1));
+		name += walk->piece * (sizeof(e->text) - 1);
+		int length = bpf_probe_read_kernel_str(e->text, sizeof(e->text), (void *)name);
 		tasks.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
-		if (length == sizeof(e->text) && piece < 4) {
-			piece++;
+		if (length == sizeof(e->text) && walk->piece < 4) {
+			walk->piece++;
 		} else {
 			dentry = parent;
-			piece = 0;
-			level++;
+			walk->piece = 0;
+			walk->level++;
 		}
 	}
 }

@@ -376,11 +376,13 @@ class Programs:
         return {"events": {kind: n for kind, n in events.items() if n}, **others}
 
     def cost(self) -> dict[str, int]:
-        """What the programs have cost while they were timed, by the kernel's own accounting, on all CPUs."""
+        """What the programs took while they were timed, by the kernel's own accounting, on all CPUs; `calls` of them
+        were ends of system calls."""
         infos = list(self._infos())
         return {
             "bpf_ns": sum(info["run_time_ns"] for info in infos),
             "bpf_runs": sum(info["run_count"] for info in infos),
+            "calls": syscalls.program_info(self._loaded["sys_exit"])["run_count"],
         }
 
     def _infos(self) -> Iterator[dict[str, int]]:

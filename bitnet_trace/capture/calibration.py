@@ -1,4 +1,5 @@
-"""What the hit of a uprobe costs on this machine, by the kind of the probed instruction: measured once per boot.
+"""What the hit of a uprobe costs on this machine, by the kind of the probed instruction, and what a system call takes
+longer because it is traced: measured once per boot.
 
 The code that is hit is our own: a few bytes in a file in memory, mapped to be executed, no compiler needed. The probes
 are put into this process alone.
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bitnet_trace.capture import syscalls
-from bitnet_trace.capture.cost import TRAP_NS
+from bitnet_trace.capture.cost import AROUND_NS, CALL, CLOCK, TRAP_NS
 
 CACHE = Path("/run/bitnet-trace/uprobe-costs.json")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -29,14 +30,15 @@ _PROBED = {
     "single-step": [(b"\x89\xf0", b"")],  # mov eax, esi
 }
 _HITS = {"nop": 1000, "emulated": 1000, "single-step": 100}
+_CALLS, _CALL_BLOCKS, _RUNS = 100, 50, 300  # short blocks: the fastest one was not disturbed
 _BLOCKS = 7  # of so many hits each; their median counts
 _SLOT_BYTES = 64  # of the file, for one function
-_RETURN_ZERO = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def hit_costs() -> dict[str, int]:
-    """ns of a hit by cost class, a BPF program that does nothing included; measured now where nobody has since boot.
+    """What cost.AROUND_NS has, of this machine: ns of a hit by cost class and of a traced system call, programs that
+    do nothing included; and of the kernel's clock. Measured now where nobody has since boot.
 
     Raises OSError where the kernel refuses.
     """
@@ -50,16 +52,16 @@ def hit_costs() -> dict[str, int]:
 def costs_or_assumed() -> tuple[dict[str, int], bool]:
     """The costs, and whether they were measured here: else they are the upper ends of another machine's."""
     try:
-        return {**TRAP_NS, **hit_costs()}, True
+        return {**AROUND_NS, **hit_costs()}, True
     except OSError:
-        return dict(TRAP_NS), False
+        return dict(AROUND_NS), False
 
 
 def sentence(costs: Mapping[str, int] | None) -> str | None:
     """For people: the costs of a hit; None when nothing was measured."""
     if not costs:
         return None
-    return ", ".join(f"{kind} {ns / 1000:.2f} µs" for kind, ns in costs.items())
+    return ", ".join(f"{kind} {costs[kind] / 1000:.2f} µs" for kind in TRAP_NS)
 
 
 def cached(path: Path = CACHE) -> dict[str, int] | None:
@@ -70,7 +72,7 @@ def cached(path: Path = CACHE) -> dict[str, int] | None:
             kept = json.load(file)
         if kept["boot_id"] != _BOOT_ID.read_text().strip():
             return None
-        return {kind: int(kept["hit_ns"][kind]) for kind in _PROBED}
+        return {kind: int(kept["hit_ns"][kind]) for kind in AROUND_NS}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -87,7 +89,42 @@ def _keep(costs: Mapping[str, int], path: Path = CACHE) -> None:
 
 
 def measure() -> dict[str, int]:
-    """A few thousand hits of each kind: 0.1 s, of which half is the kernel's waiting. Raises OSError."""
+    """All of it: 0.1 s, of which half is the kernel's waiting. Raises OSError."""
+    return {**_of_hits(), **_of_calls()}
+
+
+def _of_calls() -> dict[str, int]:
+    """Of a system call while two programs that do nothing trace it, and of the clock that times programs."""
+    with contextlib.ExitStack() as opened:
+        program = syscalls.load_empty_program()
+        opened.callback(os.close, program)
+        bare = _ns_a_call()
+        with contextlib.ExitStack() as attached:
+            for name in ("sys_enter", "sys_exit"):
+                attached.callback(os.close, syscalls.attach_tracepoint_program(program, name))
+            traced = _ns_a_call()
+        opened.callback(os.close, syscalls.enable_bpf_stats())
+        before = syscalls.program_info(program)
+        for _ in range(_RUNS):
+            syscalls.run_once(program)
+        after = syscalls.program_info(program)
+    timed_ns, runs = (after[name] - before[name] for name in ("run_time_ns", "run_count"))
+    return {CALL: max(round(traced - bare), 1), CLOCK: round(timed_ns / max(runs, 1))}
+
+
+def _ns_a_call() -> float:
+    """Of a short system call, and of the loop around it."""
+    times = []
+    for _ in range(_CALL_BLOCKS):
+        begin = time.perf_counter_ns()
+        for _ in range(_CALLS):
+            os.getppid()
+        times.append(time.perf_counter_ns() - begin)
+    return min(times) / _CALLS
+
+
+def _of_hits() -> dict[str, int]:
+    """A few thousand hits of each kind."""
     chosen = [(kind, code) for kind, codes in _PROBED.items() for code in codes]
     text = b"".join(_loop(code, behind).ljust(_SLOT_BYTES, b"\xcc") for _, (code, behind) in chosen)
     file = os.memfd_create("bitnet-trace-calibration")
@@ -97,7 +134,7 @@ def measure() -> dict[str, int]:
         address = _map_code(file)
         functions = [_function(address + i * _SLOT_BYTES) for i in range(len(chosen))]
         bare = [_ns_a_hit(function, _HITS[kind]) for function, (kind, _) in zip(functions, chosen, strict=True)]
-        program = syscalls.load_multi_uprobe_program(_RETURN_ZERO, "calibration")
+        program = syscalls.load_multi_uprobe_program(syscalls.RETURN_ZERO, "calibration")
         offsets = [i * _SLOT_BYTES + _PROBED_AT for i in range(len(chosen))]
         link = syscalls.link_multi_uprobe(program, f"/proc/self/fd/{file}", offsets, [0] * len(offsets), os.getpid())
         try:

@@ -1,18 +1,21 @@
-"""What tracing cost the target, as far as it can be known without running it again: an estimate, and its parts."""
+"""What tracing costs the target, as far as it can be known without running it again: an estimate, and its parts."""
 
 import os
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from bitnet_trace.capture import syscalls
 
+CALL, CLOCK = "system call", "clock"
 _FIRST_WINDOW_S = 0.5
-_WINDOW_S, _EVERY_S = 0.1, 2.0
+_WINDOW_S, _EVERY_S = 0.05, 1.0
 
-# ns of a hit's trap by cost class of the probed instruction, outside of our program, which the kernel times itself: for
-# where capture/calibration.py cannot measure. The upper ends seen in a virtual machine (6.18); bare metal is cheaper.
+# What the kernel's accounting of our programs does not have, in ns, for where capture/calibration.py cannot measure: a
+# hit's trap by cost class of the probed instruction, and what a system call takes longer because it is traced; and what
+# its clock adds to each run that it times. The upper ends seen in a virtual machine (6.18); bare metal is cheaper.
 TRAP_NS = {"nop": 200, "emulated": 1_000, "single-step": 21_000}
+AROUND_NS = {**TRAP_NS, CALL: 100, CLOCK: 40}
 # of our program at such a hit, which streams a record
 _RECORD_NS = 300
 
@@ -22,39 +25,73 @@ def window_hit_ns(cost_class: str, hit_ns: Mapping[str, int]) -> int:
     return hit_ns.get(cost_class, 0) + _RECORD_NS
 
 
+# ---- when programs are timed ----------------------------------------------------------------------------------------
+
+
+Counts = dict[str, int]
+
+
 class StatsWindows:
     """When the kernel times our programs: at first, then for a twentieth of the time.
 
-    Its clock costs as much as a short program does (0.09 µs a run on the machine that this was written on).
+    Its clock costs as much as a short program does (0.09 µs a run on the machine that this was written on). `read`
+    gives the kernel's counts so far: they grow only while a window is open.
     """
 
-    def __init__(self) -> None:
-        self._descriptor: int | None = None
+    def __init__(self, read: Callable[[], Counts]) -> None:
+        self._read = read
+        self._begin_s = time.monotonic()
+        self._first: tuple[float, Counts] | None = None  # length of the first window, and the counts at its end
+        self._timed_s = 0.0  # in windows that are closed
+        self._opened_s: float | None = None
+        self._descriptor = -1
         self._next_s = 0.0
-        self._opened_s = time.monotonic()
-        self._timed_s = 0.0
         self._open(_FIRST_WINDOW_S)
 
+    @property
+    def next_s(self) -> float:
+        """When step() is to be called, by time.monotonic()."""
+        return self._next_s
+
     def step(self) -> None:
-        """To be called often; opens and closes windows."""
+        """Opens or closes a window when it is time to."""
         if time.monotonic() < self._next_s:
             return
-        if self._descriptor is None:
+        if self._opened_s is None:
             self._open(_WINDOW_S)
         else:
             self.close()
             self._next_s = time.monotonic() + _EVERY_S - _WINDOW_S
 
+    def close(self) -> None:
+        if self._opened_s is None:
+            return
+        os.close(self._descriptor)
+        self._timed_s += time.monotonic() - self._opened_s
+        self._opened_s = None
+        if self._first is None:
+            self._first = self._timed_s, self._read()
+
     def share(self, elapsed_s: float) -> float:
         """The share of `elapsed_s` that was timed, at most 1."""
-        running_s = time.monotonic() - self._opened_s if self._descriptor is not None else 0.0
-        return min((self._timed_s + running_s) / elapsed_s, 1.0) if elapsed_s > 0 else 1.0
+        return min(self._timed_so_far_s() / elapsed_s, 1.0) if elapsed_s > 0 else 1.0
 
-    def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-            self._timed_s += time.monotonic() - self._opened_s
+    def in_all(self, elapsed_s: float) -> Counts:
+        """The counts of `elapsed_s` from the beginning: what was timed stands for what was not.
+
+        The first window, in which programs start and load, stands for itself, once there is another.
+        """
+        counts = self._read()
+        first_s, first = self._first or (0.0, dict.fromkeys(counts, 0))
+        later_s = self._timed_so_far_s() - first_s
+        if later_s <= 0:
+            first_s, first, later_s = 0.0, dict.fromkeys(counts, 0), first_s
+        factor = max((elapsed_s - first_s) / later_s, 1.0) if later_s > 0 else 1.0
+        return {name: round(first[name] + (n - first[name]) * factor) for name, n in counts.items()}
+
+    def _timed_so_far_s(self) -> float:
+        running_s = time.monotonic() - self._opened_s if self._opened_s is not None else 0.0
+        return self._timed_s + running_s
 
     def _open(self, length_s: float) -> None:
         self._descriptor = syscalls.enable_bpf_stats()
@@ -62,36 +99,103 @@ class StatsWindows:
         self._next_s = self._opened_s + length_s
 
 
-def trap_ns(probes: Iterable[Mapping[str, Any]], hit_ns: Mapping[str, int] = TRAP_NS) -> int:
-    """What hits of the probes that are always attached cost outside of our program. `hit_ns`: of one, by cost class."""
-    return sum(
-        hit_ns.get(probe["cost_class"], 0) * probe.get("hits", 0) for probe in probes if not probe.get("windowed")
-    )
+# ---- the account of a run -------------------------------------------------------------------------------------------
 
 
-def estimate(
-    bpf_ns: int,
-    probes: Iterable[Mapping[str, Any]],
-    tracer_cpu_ns: int,
-    target_cpu_ns: int,
-    wall_ns: int,
-    cpus: int,
-    windows_ns: int = 0,
-    hit_ns: Mapping[str, int] = TRAP_NS,
-) -> dict[str, Any]:
-    """The parts in ns and their sum as a share of what the target used, in percent.
+class Programs(Protocol):
+    """Of capture.bpf.Programs, what is needed here."""
 
-    `bpf_ns`: time in all our programs, on all processes: the kernel's own count, of a sample of the time.
-    `tracer_cpu_ns`: our process's since the target's first instruction. It competes only as far as the target leaves no
-    CPU free, which the share of the machine that the target used stands for. `windows_ns`: what windows were charged
-    with; their probes' hits and the time that their thread used are in none of the others.
+    def cost(self) -> dict[str, int]: ...
+    def probe_hits(self, count: int) -> list[int]: ...
+
+
+class Meter:
+    """What tracing has cost one run so far, from the target's first instruction to `end()`.
+
+    `around_ns`: AROUND_NS of this machine. `probes`: the rows of meta["probes"] of uprobes. `windows_cpu_ns`: CPU time
+    of our thread that opens windows, which are charged by themselves.
     """
-    traps_ns = trap_ns(probes, hit_ns)
-    busy_share = min(target_cpu_ns / (wall_ns * cpus), 1.0) if wall_ns and cpus else 1.0
-    competing_ns = int(tracer_cpu_ns * busy_share)
-    total_ns = bpf_ns + traps_ns + competing_ns + windows_ns
-    return {
-        "uprobe_trap_ns_estimate": traps_ns,
-        "tracer_competing_ns_estimate": competing_ns,
-        "overhead_pct_estimate": round(100 * total_ns / target_cpu_ns, 3) if target_cpu_ns else None,
-    }
+
+    def __init__(
+        self,
+        programs: Programs,
+        around_ns: Mapping[str, int],
+        probes: Sequence[Mapping[str, Any]],
+        windows_cpu_ns: Callable[[], int],
+    ) -> None:
+        self._programs, self._around_ns = programs, around_ns
+        self._probes, self._windows_cpu_ns = probes, windows_cpu_ns
+        self._windows = StatsWindows(programs.cost)
+        self._begin_s, self._cpu_begin_ns = time.monotonic(), time.process_time_ns()
+        self._cpu_end_ns: int | None = None
+        self._wall_s: float | None = None
+
+    @property
+    def next_s(self) -> float:
+        """When step() is to be called, by time.monotonic()."""
+        return self._windows.next_s
+
+    def step(self) -> None:
+        self._windows.step()
+
+    def end(self) -> None:
+        """The target has ended: what comes now costs it nothing."""
+        self._cpu_end_ns, self._wall_s = time.process_time_ns(), time.monotonic() - self._begin_s
+
+    def close(self) -> None:
+        self._windows.close()
+
+    def always_on_ns(self) -> int:
+        """All but what windows were charged with, in ns of CPU time."""
+        hits = self._programs.probe_hits(len(self._probes))
+        rows = [{**row, "hits": n} for row, n in zip(self._probes, hits, strict=False)]
+        return self._in_kernel()["kernel_ns"] + self._tracer_cpu_ns() + self._trap_ns(rows)
+
+    def parts(self) -> dict[str, Any]:
+        """For meta["cost"]: what is known while the target runs."""
+        return {
+            **self._in_kernel(),
+            "bpf_timed_share": round(self._windows.share(self._elapsed_s()), 3),
+            "around_ns": dict(self._around_ns),
+            "tracer_cpu_ns": self._tracer_cpu_ns(),
+        }
+
+    def estimate(self, target_cpu_ns: int, cpus: int, windows_ns: int) -> dict[str, Any]:
+        """For meta["cost"], when the target has ended: the sum as a share of what the target used, in percent.
+
+        The tracer's own CPU time competes only as far as the target leaves no CPU free, which the share of the machine
+        that it used stands for. `windows_ns`: what windows were charged with.
+        """
+        wall_ns = (self._wall_s or 0.0) * 1e9
+        busy_share = min(target_cpu_ns / (wall_ns * cpus), 1.0) if wall_ns and cpus else 1.0
+        competing_ns = int(self._tracer_cpu_ns() * busy_share)
+        traps_ns = self._trap_ns(self._probes)
+        total_ns = self._in_kernel()["kernel_ns"] + traps_ns + competing_ns + windows_ns
+        return {
+            "target_cpu_ns": target_cpu_ns,
+            "uprobe_trap_ns_estimate": traps_ns,
+            "tracer_competing_ns_estimate": competing_ns,
+            "overhead_pct_estimate": round(100 * total_ns / target_cpu_ns, 3) if target_cpu_ns else None,
+        }
+
+    def _in_kernel(self) -> dict[str, int]:
+        """Run time and runs of our programs, from a sample of the time, on all processes; and with what is around."""
+        known = self._windows.in_all(self._elapsed_s())
+        clean_ns = max(known["bpf_ns"] - known["bpf_runs"] * self._around_ns[CLOCK], 0)
+        known["kernel_ns"] = round(clean_ns + known["calls"] * self._around_ns[CALL])
+        return known
+
+    def _elapsed_s(self) -> float:
+        return self._wall_s if self._wall_s is not None else time.monotonic() - self._begin_s
+
+    def _tracer_cpu_ns(self) -> int:
+        until_ns = self._cpu_end_ns if self._cpu_end_ns is not None else time.process_time_ns()
+        return until_ns - self._cpu_begin_ns - self._windows_cpu_ns()
+
+    def _trap_ns(self, probes: Iterable[Mapping[str, Any]]) -> int:
+        """What the hits of probes cost that are always attached, outside of our program."""
+        return sum(
+            self._around_ns.get(probe["cost_class"], 0) * probe.get("hits", 0)
+            for probe in probes
+            if not probe.get("windowed")
+        )

@@ -123,7 +123,6 @@ class _Run:
         self._writer: Any = None
         self._status: int | None = None
         self._target_cpu_ns: int | None = None
-        self._cpu_at_end_ns: int | None = None
         self._copy_ended = copy is None
         self._log_cut_short = False
         self._failure: TraceError | None = None
@@ -141,13 +140,13 @@ class _Run:
         from bitnet_trace.capture.bpf import Programs
 
         host.mount_tracefs()
+        around_ns, self._calibrated = calibration.costs_or_assumed()  # before anything is attached
         sampling = self._options.sample_frequency > 0
         self._programs = Programs(
             self._options.detail == "counts", self._options.rings, self._options.maps, sampling=sampling
         )
         self._mark("loaded")
         self._kernel_rows = _kernel_rows(self._programs.attach_kernel(self._options.sample_frequency))
-        self._hit_ns, self._hit_ns_measured = calibration.costs_or_assumed()
         self._mark("attached")
         importer.join()
 
@@ -173,11 +172,10 @@ class _Run:
         self._programs.trace_child(self._child.pid)
         self._debuggers.seize(self._child.pid, self._program, self._environment)
         self._mark("released")
-        self._stats = cost.StatsWindows()
-        self._cpu_before_ns = time.process_time_ns()
-        governor = Governor(self._options.overhead_budget_pct, self._always_on_ns)
+        self._meter = cost.Meter(self._programs, around_ns, self._placer.rows, lambda: int(self._windows.cpu_ns))
+        governor = Governor(self._options.overhead_budget_pct, self._meter.always_on_ns)
         placed = self._placer.windowed, self._placer.decode_cookies
-        self._windows = Windows(self._programs, *placed, governor, self._hit_ns)
+        self._windows = Windows(self._programs, *placed, governor, around_ns)
         self._child.release()
 
     def give_up(self) -> None:
@@ -215,20 +213,21 @@ class _Run:
         next_meta = last_drain + _META_INTERVAL_S
         self._handle_ends()
         while self._status is None and not self._signals.insisted:
-            self._signals.sleep(last_drain + self._interval_s - time.monotonic(), self._child.pid)
+            next_turn = min(last_drain + self._interval_s, self._meter.next_s)
+            self._signals.sleep(next_turn - time.monotonic(), self._child.pid)
+            self._meter.step()
             self._handle_ends()
             if self._signals.asked_to_stop and self._holder.is_stopped(self._child.pid):
                 self._stop_too()
             if time.monotonic() >= last_drain + self._interval_s:
                 self._record(self._step)
                 self._debuggers.take(self._drain.take_news(), look=True)
-                self._stats.step()
                 last_drain = time.monotonic()
             if time.monotonic() >= next_meta:
                 self._record(lambda: self._writer.update_meta(**self._meta()))
                 next_meta = time.monotonic() + _META_INTERVAL_S
         self._mark("ended")
-        self._cpu_at_end_ns = time.process_time_ns()
+        self._meter.end()
         if self._status is not None:
             self._check_exec()
         return self._finish()
@@ -302,7 +301,7 @@ class _Run:
         self._record(lambda: self._writer.windows(self._windows.take_rows()))
         self._debuggers.take(self._drain.take_news(), look=False)
         self._placer.finish()
-        self._stats.close()
+        self._meter.close()
         sources = self._drain.samples, self._spaces, self._parser, self._options.debug_information
         self._record(lambda: self._writer.symbols(symbols.symbol_rows(*sources)))
         self._record(lambda: self._writer.tensors(models.tensor_rows(self._drain.files, self._parser, self._warnings)))
@@ -377,44 +376,17 @@ class _Run:
     def _wall_ns(self) -> int:
         return self._timeline.get("ended", time.monotonic_ns()) - self._timeline["released"]
 
-    def _always_on_ns(self) -> int:
-        """What tracing has cost until now without any window: of the target's CPU time, an estimate."""
-        share = self._stats.share(self._wall_ns() / 1e9)
-        hits = self._programs.probe_hits(len(self._placer.rows))
-        rows = [{**row, "hits": n} for row, n in zip(self._placer.rows, hits, strict=False)]
-        tracer_cpu_ns = time.process_time_ns() - self._cpu_before_ns - self._windows.cpu_ns
-        bpf_ns: int = self._programs.cost()["bpf_ns"]
-        return round(bpf_ns / share) + tracer_cpu_ns + cost.trap_ns(rows, self._hit_ns)
-
     def _cost(self) -> dict[str, Any]:
-        share = self._stats.share(self._wall_ns() / 1e9)
-        bpf = {name: round(measured / share) for name, measured in self._programs.cost().items()}
-        until_ns = self._cpu_at_end_ns if self._cpu_at_end_ns is not None else time.process_time_ns()
-        # what comes after the target's end costs it nothing; what windows took is charged to them
-        tracer_cpu_ns = until_ns - self._cpu_before_ns - self._windows.cpu_ns
         parts = {
-            **bpf,
-            "bpf_timed_share": round(share, 3),
-            "tracer_cpu_ns": tracer_cpu_ns,
+            **self._meter.parts(),
+            "calibrated": self._calibrated,
             "ptrace_stops": self._holder.stops,
             "held_ns": self._holder.held_ns,
-            "hit_ns": self._hit_ns,
-            "hit_ns_measured": self._hit_ns_measured,
         }
         if self._target_cpu_ns is None:
             return parts
         cpus = len(os.sched_getaffinity(0))
-        estimated = cost.estimate(
-            bpf["bpf_ns"],
-            self._placer.rows,
-            tracer_cpu_ns,
-            self._target_cpu_ns,
-            self._wall_ns(),
-            cpus,
-            self._windows.governor.spent_ns,
-            self._hit_ns,
-        )
-        return {**parts, "target_cpu_ns": self._target_cpu_ns, **estimated}
+        return {**parts, **self._meter.estimate(self._target_cpu_ns, cpus, self._windows.governor.spent_ns)}
 
 
 def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:

@@ -15,10 +15,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 _NR_PTRACE, _NR_PERF_EVENT_OPEN, _NR_BPF = 101, 298, 321
 _BPF_MAP_CREATE, _BPF_PROG_LOAD, _BPF_OBJ_GET_INFO, _BPF_RAW_TRACEPOINT_OPEN = 0, 5, 15, 17
-_BPF_LINK_CREATE, _BPF_ENABLE_STATS = 28, 32
-_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_TRACING = 2, 26
+_BPF_LINK_CREATE, _BPF_ENABLE_STATS, _BPF_PROG_TEST_RUN = 28, 32, 10
+_BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_RAW_TRACEPOINT, _BPF_PROG_TYPE_TRACING = 2, 17, 26
 _ATTACH_TYPED_TRACEPOINT, _ATTACH_UPROBE_MULTI, _ATTACH_PERF_EVENT = 23, 48, 41
 _PERF_FLAG_FD_CLOEXEC = 8
+
+# the instructions of a program that does nothing
+RETURN_ZERO = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 
 
 def _call(number: int, *arguments: object) -> int:
@@ -53,9 +56,21 @@ def load_tracepoint_program(instructions: bytes, name: str, type_id: int) -> int
     return _load_program(_BPF_PROG_TYPE_TRACING, _ATTACH_TYPED_TRACEPOINT, type_id, instructions, name)
 
 
-def attach_tracepoint_program(program: int) -> int:
-    """Attaches it where it was loaded for; closing the returned descriptor detaches it."""
-    return _bpf(_BPF_RAW_TRACEPOINT_OPEN, struct.pack("<QI4x", 0, program))
+def attach_tracepoint_program(program: int, name: str | None = None) -> int:
+    """Attaches it where it was loaded for, or to the tracepoint `name`; closing the returned descriptor detaches it."""
+    text = ctypes.create_string_buffer(name.encode()) if name else None
+    address = ctypes.addressof(text) if text else 0
+    return _bpf(_BPF_RAW_TRACEPOINT_OPEN, struct.pack("<QI4x", address, program))
+
+
+def load_empty_program() -> int:
+    """A raw tracepoint program that returns at once; returns its descriptor."""
+    return _load_program(_BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0, RETURN_ZERO, "empty")
+
+
+def run_once(program: int) -> None:
+    """Runs a raw tracepoint program here and now (since Linux 5.10)."""
+    _bpf(_BPF_PROG_TEST_RUN, struct.pack("<I76x", program))
 
 
 def _load_program(kind: int, attach_type: int, attach_type_id: int, instructions: bytes, name: str) -> int:
