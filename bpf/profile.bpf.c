@@ -45,11 +45,43 @@ static __always_inline void waited(void *ctx, struct thread *t, u32 tid, u64 off
 #endif
 }
 
+/* The timer is periodic, but for what the kernel throttles and for the time that a hypervisor takes. What it leaves out
+ * stands for the time that traced threads were on this CPU since it fired last. */
+static __always_inline void count_missed(struct sampler *s, struct thread *t, u64 now, u64 period)
+{
+	u64 ran_ns = s->ran_ns + (t && t->on_ts ? now - t->on_ts : 0);
+
+	if (s->ts && now - s->ts > period + period / 2) {
+		s->missed_ns += ran_ns - s->ran_before_ns - (t ? period : 0);
+		if (s->missed_ns >= (s64)period) {
+			u64 samples = s->missed_ns / period;
+			lose_others(LOST_TICK, samples);
+			s->missed_ns -= samples * period;
+		}
+	}
+	s->ts = now;
+	s->ran_before_ns = ran_ns;
+}
+
+static __always_inline void ran(u64 ns)
+{
+#ifdef SAMPLING
+	u32 zero = 0;
+	struct sampler *s = samplers.lookup(&zero);
+
+	if (s)
+		s->ran_ns += ns;
+#endif
+}
+
 int take_sample(struct bpf_perf_event_data *ctx)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u32 zero = 0, tid = bpf_get_current_pid_tgid();
 	struct thread *t = this_thread(tid);
+	struct sampler *s = samplers.lookup(&zero);
 
+	if (s)
+		count_missed(s, t, bpf_ktime_get_ns(), ctx->sample_period);
 	if (t) /* the CPU's clock: whoever runs */
 		send_stack(ctx, t, tid, WAIT_NONE, ctx->sample_period);
 	return 0;

@@ -75,6 +75,7 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 	t->ran_ns = ran_ns;
 	wait_for_cpu_late(task, tid, t);
 	u64 on_cpu_ns = t->on_ts ? now - t->on_ts : 0;
+	ran(on_cpu_ns);
 	/* the kernel has counted this switch before its tracepoint: its own word on what kind it was */
 	READ_KERNEL(voluntary, task, TASK_NVCSW);
 	READ_KERNEL(involuntary, task, TASK_NIVCSW);

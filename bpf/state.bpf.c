@@ -137,10 +137,20 @@ BPF_RINGBUF_OUTPUT(samples, SAMPLES_PAGES);
 BPF_PERCPU_ARRAY(lost_events, u64, KIND_MAX);
 enum lost_other { LOST_TASK = 0, LOST_THREAD_STATE = 1, LOST_PROCESS_STATE = 2, LOST_COUNTERS = 3, LOST_PHASE = 4, LOST_IO_STATE = 5,
 		 LOST_SAMPLE = 6,
-		 IO_OVERFLOWS = 7, /* not lost by us: io_uring's completions that found their ring full */
-		 CALLS_32_BIT = 8, /* not looked at: 32-bit system calls */
-		 LOST_MAX = 9 };
+		 LOST_TICK = 7, /* samples that the timer did not take in time: the kernel throttled it, or the CPU was away */
+		 IO_OVERFLOWS = 8, /* not lost by us: io_uring's completions that found their ring full */
+		 CALLS_32_BIT = 9, /* not looked at: 32-bit system calls */
+		 LOST_MAX = 10 };
 BPF_PERCPU_ARRAY(lost_others, u64, LOST_MAX);
+
+/* The sampling timer of one CPU. */
+struct sampler {
+	u64 ts;			/* it fired last */
+	u64 ran_ns;		/* traced threads were on this CPU, up to the last switch away */
+	u64 ran_before_ns;	/* of that, what was up to `ts` */
+	s64 missed_ns;		/* of theirs, where the timer should have fired; not yet counted as lost */
+};
+BPF_PERCPU_ARRAY(samplers, struct sampler, 1);
 
 #ifdef DETAIL_COUNTS
 #define COUNTING 1
@@ -193,11 +203,16 @@ static __always_inline void lose_event(u32 kind)
 		(*count)++;
 }
 
-static __always_inline void lose_other(u32 what)
+static __always_inline void lose_others(u32 what, u64 how_many)
 {
 	u64 *count = lost_others.lookup(&what);
 	if (count)
-		(*count)++;
+		*count += how_many;
+}
+
+static __always_inline void lose_other(u32 what)
+{
+	lose_others(what, 1);
 }
 
 static __always_inline void fill(struct event *e, u16 kind, u32 tid, u32 phase, u64 ts_ns, u32 arg0, u64 arg1, u64 arg2)

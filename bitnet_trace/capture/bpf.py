@@ -52,7 +52,7 @@ TRACEPOINTS = (
 # the frequent ones: their programs read what they are given by plain loads and not by a helper's call
 _TYPED = frozenset({"sys_enter", "sys_exit"})
 
-_LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests", "samples")
+_LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests", "samples", "ticks")
 _IO_OVERFLOWS, _CALLS_32_BIT = len(_LOST_OTHER), len(_LOST_OTHER) + 1
 FIRST_PHASE = 1
 _MAX_PROBES = 1024

@@ -24,6 +24,7 @@ from bitnet_trace.engines.libraries import Links
 from bitnet_trace.errors import TraceError
 
 _DEADLINE_S = 20.0
+_CPU_LIMIT_S = 60
 _MEMORY_LIMIT_BYTES = 4 << 30  # address space: a 200 MB library is mapped, not read
 _LOG_LIMIT_BYTES = 64 << 20
 _MESSAGE_LIMIT_BYTES = 16 << 20
@@ -206,13 +207,10 @@ class _Answers:
                 return self._logs(descriptors)
             with open(descriptors[0], "rb", closefd=False) as file:
                 if "symbolize" in request:
-                    with open(descriptors[1], "rb", closefd=False) as wanted:
-                        offsets = json.loads(wanted.read())
-                    places = self.symbolize(file, request["symbolize"], offsets, request["patient"])
-                    return {"places": [asdict(one) for one in places]}
+                    return _in_a_child(lambda: self._places(file, request, descriptors[1]))
                 if "inventory" in request:
                     arguments = request["inventory"], request["engine"], request["recognised"]
-                    return asdict(self.inventory(file, *arguments, self.probe_sets))
+                    return _in_a_child(lambda: asdict(self.inventory(file, *arguments, self.probe_sets)))
                 if "tensors" in request:
                     return {"tensors": [asdict(one) for one in self.tensors(file, request["tensors"])]}
                 if "links" in request:
@@ -229,6 +227,11 @@ class _Answers:
             for descriptor in descriptors:
                 os.close(descriptor)
 
+    def _places(self, file: BinaryIO, request: Answer, offsets: int) -> Answer:
+        with open(offsets, "rb", closefd=False) as wanted:
+            places = self.symbolize(file, request["symbolize"], json.loads(wanted.read()), request["patient"])
+        return {"places": [asdict(one) for one in places]}
+
     def _logs(self, descriptors: list[int]) -> Answer:
         timings, buffers = [], []
         for descriptor in descriptors:
@@ -237,3 +240,35 @@ class _Answers:
             timings += self.parse_timings(text)
             buffers += self.parse_buffers(text)
         return {"timings": [asdict(timing) for timing in timings], "buffers": buffers}
+
+
+def _in_a_child(work: Callable[[], Answer]) -> Answer:
+    """What reads debug information ends its process when it runs out of memory: other files are still to be read.
+
+    Raises TraceError as `work` does, ValueError when the child ended without an answer.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_CPU, (_CPU_LIMIT_S, _CPU_LIMIT_S))  # should nobody wait any more
+            try:
+                answer = work()
+            except TraceError as error:
+                answer = {"error": error.message, "hint": error.hint}
+            except Exception as error:
+                answer = {"failed": f"{type(error).__name__} {error}"}
+            with open(writer, "wb") as pipe:
+                pipe.write(json.dumps(answer).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        data = pipe.read(_MESSAGE_LIMIT_BYTES)
+    _, status = os.waitpid(child, 0)
+    if not data or status:
+        raise ValueError(f"its reader ended ({os.waitstatus_to_exitcode(status)})")
+    found: Answer = json.loads(data)
+    if "failed" in found:
+        raise ValueError(found["failed"])
+    return found

@@ -12,6 +12,7 @@ from symbolic.debuginfo import Archive
 from symbolic.exceptions import SymbolicError
 
 from bitnet_trace.engines.elf import Elf
+from bitnet_trace.errors import TraceError
 
 _DEBUG_FOLDER = Path("/usr/lib/debug")
 MAX_BYTES = 1 << 30
@@ -58,11 +59,13 @@ def _checksum(place: Path, limit_bytes: int) -> int | None:
 
 def _cache_of(source: str, limit_bytes: int) -> Any:
     try:
-        if Path(source).stat().st_size > limit_bytes:
-            return None
+        with open(source, "rb") as file:
+            # the library takes as much memory as a compressed section asks for
+            if Path(source).stat().st_size + Elf(file).uncompressed_bytes() > limit_bytes:
+                return None
         objects = list(Archive.open(source).iter_objects())
         if len(objects) != 1 or "debug" not in objects[0].features:
             return None
         return objects[0].make_symcache()
-    except (OSError, SymbolicError):
+    except (OSError, SymbolicError, TraceError):
         return None

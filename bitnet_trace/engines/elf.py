@@ -43,7 +43,8 @@ _DYNAMIC.names = ("tag", "value")
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE, _PT_GNU_EH_FRAME = 1, 2, 3, 4, 0x6474E550
 _SHT_PROGBITS, _SHT_SYMTAB, _SHT_RELA, _SHT_DYNSYM = 1, 2, 4, 11
 _STT_FUNC = 2
-_SHF_EXECINSTR = 4
+_SHF_EXECINSTR, _SHF_COMPRESSED = 4, 0x800
+_COMPRESSION_HEADER = struct.Struct("<IIQQ")  # type, reserved, size without compression, alignment
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 14, 15, 29
 _R_GLOB_DAT, _R_JUMP_SLOT, _R_RELATIVE = 6, 7, 8
 _NT_GNU_BUILD_ID = 3
@@ -121,6 +122,15 @@ class Elf:
         _, contents = self.section(".gnu_debuglink") or (0, b"")
         name = contents.partition(b"\0")[0].decode(errors="replace")
         return (name, int.from_bytes(contents[-4:], "little")) if name else None
+
+    def uncompressed_bytes(self) -> int:
+        """How large all compressed sections say they are without compression."""
+        total = 0
+        for section in self._sections[(self._sections["flags"] & _SHF_COMPRESSED) != 0]:
+            header = self._read(int(section["offset"]), min(int(section["size"]), _COMPRESSION_HEADER.size))
+            if len(header) == _COMPRESSION_HEADER.size:
+                total += _COMPRESSION_HEADER.unpack(header)[2]
+        return total
 
     def section(self, name: str) -> tuple[int, bytes] | None:
         """Address and contents of the first section with that name; None when there is none."""

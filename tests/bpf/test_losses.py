@@ -146,7 +146,8 @@ def test_a_loss_is_told(name, detail, lossy):
 def test_every_kind_of_loss_is_provoked_here(lossy):
     """And a full ring of events leaves the phases as they are."""
     run = lossy(SIZES["events.fault"], "events")
-    assert {name.split(".")[0] for name in SIZES} == set(run.meta["losses"])
+    # ticks: where the kernel is made to throttle the timer, in test_profile.py
+    assert {name.split(".")[0] for name in SIZES} | {"ticks"} == set(run.meta["losses"])
     # of the 2 times 1,009 pages that are touched those that fitted and those that did not are together all
     assert run.meta["received"]["fault"] + run.meta["losses"]["events"]["fault"] >= 2 * 1009
     assert run.report.phases["role"].tolist().count("decode") == 2
@@ -154,5 +155,6 @@ def test_every_kind_of_loss_is_provoked_here(lossy):
 
 def test_those_that_have_ended_take_no_place(detail, lossy):
     run = lossy(ONE_AFTER_THE_OTHER, detail)
-    assert not any(n for name, n in leaves(run.meta["losses"]).items() if name != "recursion"), run.meta["losses"]
+    provoked = {name: n for name, n in leaves(run.meta["losses"]).items() if name not in ("recursion", "ticks")}
+    assert not any(provoked.values()), provoked
     assert len(run.report.by_thread) == 501

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,34 @@ def test_samples_times_their_period_are_the_time_on_the_cpu(work):
     sampled_ns = int(samples[samples["tid"] == line["tid"]]["period_ns"].sum())
     counted_ns = int(work.total([line["tid"]])["cpu_ns"])
     assert abs(sampled_ns - counted_ns) <= 0.03 * counted_ns
+
+
+def test_samples_that_the_kernel_throttles_are_counted_as_lost(trace, program):
+    """It lets 250 a second pass, of 999; what is left out and what is not are the time on the CPU together."""
+    limit = Path("/proc/sys/kernel/perf_event_max_sample_rate")
+    before = limit.read_text()
+    try:
+        lower = f"echo 100 > {limit}; exec {program('hot.c')} work 2"
+        run = trace(["sh", "-c", lower], options=["--sample-freq", "999"])
+    finally:
+        limit.write_text(before)
+    (line,) = run.lines
+    samples = run.recording.samples
+    own = samples[(samples["tid"] == line["tid"]) & (samples["reason"] == 0)]
+    period_ns = int(own["period_ns"].max())
+    counted_ns = int(run.total([line["tid"]])["cpu_ns"])
+    ticks = run.recording.meta["losses"]["ticks"]
+    assert len(own) * period_ns < 0.6 * counted_ns
+    assert abs((len(own) + ticks) * period_ns - counted_ns) <= 0.03 * counted_ns
+
+
+def test_the_kernels_functions_have_their_names(work):
+    symbols = work.recording.symbols
+    known = {line.split()[2] for line in Path("/proc/kallsyms").read_text().splitlines()}
+    named = set(symbols[symbols["module"] == "[kernel]"]["function"].dropna())
+    assert named
+    # our own programs are gone by now
+    assert {name for name in named if not name.startswith("bpf_prog_")} <= known
 
 
 def test_one_thread_does_not_spin(work):
