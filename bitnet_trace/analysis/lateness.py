@@ -14,9 +14,11 @@ from bitnet_trace.recording.layout import WaitReason
 # run_queue    it had been asleep, was woken, and no CPU was free
 # asleep       it slept: in a system call
 # fault        page faults
-# migrated     it needed more time on the CPU, and had been moved to another one meanwhile
+# migrated     it needed more time on the CPU, and had been moved to another one meanwhile, whose caches lack its data
 # slower       it needed more time on the CPU: more work, or less speed
 CAUSES = ("preempted", "run_queue", "asleep", "fault", "migrated", "slower")
+# As long as a CPU needs to fill its caches (2 MiB at 10 GB/s): what a move can cost. More has another reason.
+MOST_NS_A_MOVE = 200_000
 _PREEMPTED, _RUN_QUEUE, _ASLEEP, _FAULT, _MIGRATED, _SLOWER = range(len(CAUSES))
 
 Events = npt.NDArray[np.void]
@@ -42,7 +44,7 @@ def held_up(tid: Ints, arrival_ns: Ints, origin_ns: Ints, absences: Absences, fa
     """
     ns = np.zeros((len(tid), len(CAUSES)))
     preempted_by, slept_in = np.full(len(tid), -1), np.full(len(tid), -1)
-    moved = np.zeros(len(tid), bool)
+    n_moves = np.zeros(len(tid), np.int64)
     fault_tid, fault_ns = faults["tid"].astype(np.int64), as_time(faults["ts_ns"])
     latency_ns = as_time(faults["arg2"])
     move_tid, move_ns = moves["tid"].astype(np.int64), as_time(moves["ts_ns"])
@@ -69,10 +71,10 @@ def held_up(tid: Ints, arrival_ns: Ints, origin_ns: Ints, absences: Absences, fa
             np.add.at(ns[:, _FAULT], way, overlap_ns)
         if one in of_moves:
             at_ns = move_ns[of_moves[one]]
-            moved[ways.overlaps(at_ns, np.ones(len(at_ns), np.int64))[1]] = True
+            np.add.at(n_moves, ways.overlaps(at_ns, np.ones(len(at_ns), np.int64))[1], 1)
     rest = np.maximum(arrival_ns - origin_ns - ns.sum(axis=1), 0)
-    ns[:, _MIGRATED] = np.where(moved, rest, 0)
-    ns[:, _SLOWER] = np.where(moved, 0, rest)
+    ns[:, _MIGRATED] = np.minimum(rest, MOST_NS_A_MOVE * n_moves)
+    ns[:, _SLOWER] = rest - ns[:, _MIGRATED]
     return Held(ns, preempted_by, slept_in)
 
 

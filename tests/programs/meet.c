@@ -1,10 +1,11 @@
-/* An engine whose threads meet at barriers, and what it knows of that: `meet BARRIER PLANT THREADS CALLS ROUNDS`.
+/* An engine whose threads meet at barriers, and what it knows of that: `meet BARRIER PLANT THREADS CALLS ROUNDS LOG`.
  *
  * BARRIER  spin: ggml's own, thread N on CPU N; futex: one that sleeps; pthread: the C library's; omp: gcc's OpenMP (with
  *          -fopenmp)
  * PLANT    none; busy: the last thread works a millisecond longer before every tenth barrier; sleep: it sleeps that long
- * Each of CALLS calls of llama_decode() takes THREADS threads through ROUNDS barriers. When all is over a JSON line for
- * each thread: its number, its place, how often it was delayed, and how often it came to a barrier in the calls. */
+ * Each of CALLS calls of llama_decode() takes THREADS threads through ROUNDS barriers. When all is over LOG is written:
+ * the time (CLOCK_MONOTONIC, ns, 64 bits) before each barrier, by thread, call and round; and a JSON line for each thread:
+ * its place, its number, how often it was delayed. */
 #include "truth.h"
 #include <linux/futex.h>
 #include <pthread.h>
@@ -25,7 +26,8 @@ static const char *plant;
 static int n_threads, n_rounds, n_calls;
 static pthread_barrier_t of_c_library;
 static struct {
-	int tid, delays, arrivals;
+	int tid, delays;
+	uint64_t *next, *arrivals_ns;
 } known[MAX_THREADS];
 
 struct state {
@@ -77,7 +79,7 @@ static void compute(int place)
 				nanosleep(&delay, 0);
 			known[place].delays++;
 		}
-		known[place].arrivals++;
+		*known[place].next++ = clock_ns(CLOCK_MONOTONIC);
 		if (kind == PTHREAD) {
 			pthread_barrier_wait(&of_c_library);
 		} else if (kind == OMP) {
@@ -140,12 +142,15 @@ int main(int argc, char **argv)
 	struct llama_batch batch = {.n_tokens = 1};
 	pthread_t threads[MAX_THREADS];
 
-	if (argc != 6 || atoi(argv[3]) > MAX_THREADS)
+	if (argc != 7 || atoi(argv[3]) > MAX_THREADS)
 		return 2;
 	while (strcmp(barriers[kind], argv[1]))
 		if (kind++ == OMP)
 			return 2;
 	plant = argv[2], n_threads = atoi(argv[3]), n_calls = atoi(argv[4]), n_rounds = atoi(argv[5]);
+	size_t size = sizeof(uint64_t) * n_calls * n_rounds;
+	for (int i = 0; i < n_threads; i++) /* written to now: not to fault later */
+		known[i].next = known[i].arrivals_ns = memset(malloc(size), 1, size);
 	pthread_barrier_init(&of_c_library, 0, n_threads);
 	for (long i = 1; i < n_threads && kind != OMP; i++)
 		pthread_create(&threads[i], 0, worker, (void *)i);
@@ -157,8 +162,12 @@ int main(int argc, char **argv)
 	}
 	for (int i = 1; i < n_threads && kind != OMP; i++)
 		pthread_join(threads[i], 0);
-	for (int i = 0; i < n_threads; i++)
-		printf("{\"place\": %d, \"tid\": %d, \"delays\": %d, \"arrivals\": %d}\n", i, known[i].tid, known[i].delays,
-		       known[i].arrivals);
-	return 0;
+	FILE *log = fopen(argv[6], "w");
+	if (!log)
+		return 3;
+	for (int i = 0; i < n_threads; i++) {
+		fwrite(known[i].arrivals_ns, size, 1, log);
+		printf("{\"place\": %d, \"tid\": %d, \"delays\": %d}\n", i, known[i].tid, known[i].delays);
+	}
+	return fclose(log) ? 3 : 0;
 }

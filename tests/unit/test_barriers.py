@@ -10,7 +10,7 @@ from traces import PID, event, events, phase_row, phase_table
 
 from bitnet_trace.analysis.absences import SwitchPairs
 from bitnet_trace.analysis.barriers import BarrierEvents, match
-from bitnet_trace.analysis.lateness import CAUSES
+from bitnet_trace.analysis.lateness import CAUSES, MOST_NS_A_MOVE
 from bitnet_trace.recording.layout import EVENT_DTYPE, FaultFlag, Kind, SwitchFlag, WaitReason
 
 OBJECT = 0x7F00_0000_1000
@@ -95,6 +95,12 @@ def test_why_the_last_was_late(held, expected, by, size):
     assert causes(instance) == expected
     assert instance["cause"] == max(expected, key=expected.get)
     assert (instance["by_tid"], instance["by_reason"]) == by
+
+
+def test_a_move_explains_no_more_than_it_can_cost():
+    rows = [entry(100, 1), entry(200, 2), entry(210, 2), entry(1_000_200, 1), event(Kind.MIGRATE, 250, tid=1)]
+    instance = found(*rows, calls=[(1, 0, 2_000_000)]).instances.iloc[1]
+    assert causes(instance) == {"migrated": MOST_NS_A_MOVE, "slower": 1_000_000 - 10 - MOST_NS_A_MOVE}
 
 
 def test_waiting_in_the_barrier_before_is_not_being_late():
