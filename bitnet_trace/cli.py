@@ -32,7 +32,8 @@ _LINE_LIMIT = 1000
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("bitnet_trace.commands.run:run", "Trace a program from its first instruction."),
     "report": ("bitnet_trace.commands.report:report", "Show a recording: phases, threads, faults, waits, advice."),
-    "export": ("bitnet_trace.commands.export:export", "Stacks of a recording for flame graphs."),
+    "compare": ("bitnet_trace.commands.compare:compare", "Which differences between recordings are real, and why."),
+    "export": ("bitnet_trace.commands.export:export", "A recording for trace viewers, flame graphs, data frames."),
     "probes": ("bitnet_trace.commands.probes:probes", "Show what would be probed in a binary, where, at what cost."),
     "doctor": ("bitnet_trace.commands.doctor:doctor", "What this machine can do, and the fix for what it can't."),
     "demo": ("bitnet_trace.commands.demo:demo", "All of it on an embedded workload."),

@@ -470,3 +470,18 @@ PLACES_TENSOR: tuple[Column, ...] = (
     *PLACE_SUMS,
     _PLACE_PHASES,
 )
+
+# A row per metric of a comparison; the format of values is that of the column `key`.
+COMPARED: tuple[Column, ...] = (
+    Column("family", "family", "text", "speed; time: parts of the time per token; counts: all columns by phase"),
+    Column("phase", "phase", "text", "phase name"),
+    Column("key", "metric", "text", "column; of prefill, decode and sample per token"),
+    Column("base", "base", "number", "mean of the first group", how="derived"),
+    Column("other", "other", "number", "mean of the other group", how="derived"),
+    Column("difference", "difference", "number", "other less base", how="derived"),
+    Column("difference_pct", "difference", "pct", "difference in percent of base", how="derived"),
+    Column("low", "low", "number", "lower end of the interval of the difference", how="derived"),
+    Column("high", "high", "number", "its upper end", how="derived"),
+    Column("p_value", "p", "number", "Welch's test, not corrected", how="derived"),
+    Column("real", "real", "text", "called real: corrected for the number of metrics in the family", how="derived"),
+)

@@ -38,6 +38,7 @@ class HugePool:
 
 @dataclass(frozen=True)
 class Host:
+    name: str | None  # /proc/sys/kernel/hostname
     kernel: str | None  # /proc/sys/kernel/osrelease
     distribution: str | None  # PRETTY_NAME of /etc/os-release
     cpu_model: str | None  # first "model name" of /proc/cpuinfo
@@ -95,6 +96,7 @@ def gather(root: Path = Path("/")) -> Host:
     sysctl = proc / "sys/kernel"
     nodes = _cpu_list(_text(sys_ / "devices/system/node/online"))
     return Host(
+        name=_text(sysctl / "hostname"),
         kernel=_text(sysctl / "osrelease"),
         distribution=_os_release(root / "etc/os-release"),
         cpu_model=_match(r"^model name\s*: (.*)$", cpuinfo),

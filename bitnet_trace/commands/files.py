@@ -1,6 +1,7 @@
 """Files that commands write with -o."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from bitnet_trace.errors import TraceError
@@ -13,14 +14,20 @@ def refuse_existing(path: Path | None, force: bool) -> None:
 
 
 def write_new(path: Path, text: str, force: bool) -> None:
+    """Writes a new file of `text`, as `write_chunks` does."""
+    write_chunks(path, [text.encode("utf-8", "backslashreplace")], force)
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes], force: bool) -> None:
     """Writes a new file beside `path` and renames it, so that no reader sees a part and no link is followed."""
     if os.path.lexists(path) and not (path.is_symlink() or path.is_file()):
         raise TraceError(f"{path} is not a regular file, so --force does not replace it", "use > to write to it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
         try:
+            with open(temporary, "xb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
             if force:
                 os.replace(temporary, path)
             else:

@@ -1,5 +1,6 @@
 """A report as one HTML page that needs no other file and no network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from plotly.offline import get_plotlyjs
@@ -56,6 +57,11 @@ def render(report: Report) -> str:
         plotly=get_plotlyjs() if any(one.charts for one in parts) else "",
         version=report.run["version"] and printable(str(report.run["version"]), 40),
     )
+
+
+def render_sections(title: str, parts: Sequence[Section]) -> str:
+    """A page of sections without charts."""
+    return page("sections.html.j2", title=title, parts=parts)
 
 
 def _flames(report: Report) -> list[tuple[str, list[Flame]]]:

@@ -1,13 +1,13 @@
 """A report as Markdown, for an issue or a page: the tables of the text report, one per group of columns."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.printable import printable
 from bitnet_trace.render import finding_lines, grids
 from bitnet_trace.render.grids import Grid
-from bitnet_trace.render.sections import sections
+from bitnet_trace.render.sections import Section, sections
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&])")
 
@@ -27,11 +27,20 @@ def _lines(report: Report) -> Iterator[str]:
         yield from (f"> ⚠ {_escaped(line)}  " for line in warnings)
     yield from _findings(report)
     yield from _grid(Grid("Speed", ["", ""], [list(pair) for pair in grids.speed(report)]))
-    for section in sections(report):
+    yield from _sections(sections(report))
+
+
+def render_sections(title: str, parts: Sequence[Section]) -> str:
+    """Sections below a title."""
+    return "\n".join([f"# {_escaped(title)}", *_sections(parts)]) + "\n"
+
+
+def _sections(parts: Sequence[Section]) -> Iterator[str]:
+    for section in parts:
         for grid in section.tables:
             yield from _grid(grid)
         if section.lines:
-            yield from ("", f"## {section.title}")
+            yield from ("", f"## {_escaped(section.title)}")
         for line in section.lines:
             yield from ("", _escaped(line))
 
@@ -46,7 +55,7 @@ def _findings(report: Report) -> Iterator[str]:
 
 def _grid(grid: Grid) -> Iterator[str]:
     yield from ("", f"## {grid.title}", "")
-    yield _row(grid.titles)
+    yield _row(_escaped(title) for title in grid.titles)
     yield _row(":--" if index in grid.left else "--:" for index in range(len(grid.titles)))
     for position, row in enumerate(grid.rows):
         cells = [_escaped(cell) for cell in row]

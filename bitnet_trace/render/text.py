@@ -1,6 +1,6 @@
 """A report for a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 
 from rich.cells import cell_len
@@ -13,7 +13,7 @@ from bitnet_trace.analysis.report import Report
 from bitnet_trace.printable import printable
 from bitnet_trace.render import finding_lines, grids
 from bitnet_trace.render.grids import Grid
-from bitnet_trace.render.sections import sections
+from bitnet_trace.render.sections import Section, sections
 
 _MIN_WIDTH = 40
 _INDENT = 2
@@ -23,6 +23,27 @@ _SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "note": "defaul
 
 def render(report: Report, width: int = 80, color: bool = False) -> str:
     """The report in lines of at most `width` columns (40 at least), with escape sequences only where `color` is set."""
+    console, output = _console(width, color)
+    console.print(Text(f"bitnet-trace report: {printable(report.recording.path.name, 200)}", style="bold"))
+    _pairs(console, grids.heading(report))
+    for line in grids.warnings(report):
+        console.print(Padding(Text(f"! {line}", style="yellow"), (0, 0, 0, _INDENT)))
+    _findings(console, report)
+    _title(console, "Speed")
+    _pairs(console, grids.speed(report))
+    _print_sections(console, sections(report))
+    return _stripped(output)
+
+
+def render_sections(title: str, parts: Sequence[Section], width: int = 80, color: bool = False) -> str:
+    """Sections below a title, laid out as a report is."""
+    console, output = _console(width, color)
+    console.print(Text(title, style="bold"))
+    _print_sections(console, parts)
+    return _stripped(output)
+
+
+def _console(width: int, color: bool) -> tuple[Console, StringIO]:
     output = StringIO()
     console = Console(
         file=output,
@@ -35,21 +56,21 @@ def render(report: Report, width: int = 80, color: bool = False) -> str:
         markup=False,
         legacy_windows=False,
     )
-    console.print(Text(f"bitnet-trace report: {printable(report.recording.path.name, 200)}", style="bold"))
-    _pairs(console, grids.heading(report))
-    for line in grids.warnings(report):
-        console.print(Padding(Text(f"! {line}", style="yellow"), (0, 0, 0, _INDENT)))
-    _findings(console, report)
-    _title(console, "Speed")
-    _pairs(console, grids.speed(report))
-    for section in sections(report):
+    return console, output
+
+
+def _stripped(output: StringIO) -> str:
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+
+
+def _print_sections(console: Console, parts: Sequence[Section]) -> None:
+    for section in parts:
         for grid in section.tables:
             _print_grid(console, grid)
         if section.lines:
             _title(console, section.title)
         for line in section.lines:
             console.print(Padding(Text(line), (0, 0, 0, _INDENT)))
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
 
 
 def _findings(console: Console, report: Report) -> None:
