@@ -470,3 +470,21 @@ PLACES_TENSOR: tuple[Column, ...] = (
     *PLACE_SUMS,
     _PLACE_PHASES,
 )
+
+# Resident memory: a row per process, moment, region and page size.
+PAGES: tuple[Column, ...] = (
+    Column("pid", "pid", "number", "process"),
+    Column("moment", "moment", "text", "after load, decode (the first), end (exactly), or interval"),
+    Column("ts_ns", "at", "number", "when, by CLOCK_MONOTONIC"),
+    Column("region", "region", "text", "what the memory is for"),
+    _PATH,
+    Column("page_bytes", "page size", "bytes", "what one entry of the page table maps, or the folio behind it"),
+    Column("file", "of a file", "text", "pages of files and shared memory; else anonymous"),
+    Column("resident_bytes", "resident", "bytes", "resident in pages of that size"),
+)
+PAGES_ADVISED: tuple[Column, ...] = (
+    Column("region", "region", "text", "what the memory is for"),
+    _PATH,
+    Column("advice", "advice", "text", "what madvise was told"),
+    Column("advised_bytes", "advised", "bytes", "about how much, added up over the calls"),
+)
