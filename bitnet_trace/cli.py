@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("bitnet_trace.commands.report:report", "Show a recording: phases, threads, faults, waits, advice."),
     "export": ("bitnet_trace.commands.export:export", "Stacks of a recording for flame graphs."),
     "probes": ("bitnet_trace.commands.probes:probes", "Show what would be probed in a binary, where, at what cost."),
+    "loadlab": ("bitnet_trace.commands.loadlab:loadlab", "Which way of loading a model file is the fastest here."),
     "doctor": ("bitnet_trace.commands.doctor:doctor", "What this machine can do, and the fix for what it can't."),
     "demo": ("bitnet_trace.commands.demo:demo", "All of it on an embedded workload."),
 }

@@ -23,18 +23,7 @@ _SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "note": "defaul
 
 def render(report: Report, width: int = 80, color: bool = False) -> str:
     """The report in lines of at most `width` columns (40 at least), with escape sequences only where `color` is set."""
-    output = StringIO()
-    console = Console(
-        file=output,
-        width=max(width, _MIN_WIDTH),
-        force_terminal=color,
-        color_system="standard" if color else None,
-        no_color=not color,
-        highlight=False,
-        emoji=False,
-        markup=False,
-        legacy_windows=False,
-    )
+    output, console = _console(width, color)
     console.print(Text(f"bitnet-trace report: {printable(report.recording.path.name, 200)}", style="bold"))
     _pairs(console, grids.heading(report))
     for line in grids.warnings(report):
@@ -60,6 +49,31 @@ def _findings(console: Console, report: Report) -> None:
             console.print(Padding(Text(line), (0, 0, 0, 2 * _INDENT)))
     for line in finding_lines.closing(report):
         console.print(Padding(Text(line, style="dim"), (0, 0, 0, _INDENT)))
+
+
+def render_grids(title: str, tables: list[Grid], width: int = 80) -> str:
+    """Tables under a title, without colours."""
+    output, console = _console(width, color=False)
+    console.print(Text(title))
+    for grid in tables:
+        _print_grid(console, grid)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+
+
+def _console(width: int, color: bool) -> tuple[StringIO, Console]:
+    output = StringIO()
+    console = Console(
+        file=output,
+        width=max(width, _MIN_WIDTH),
+        force_terminal=color,
+        color_system="standard" if color else None,
+        no_color=not color,
+        highlight=False,
+        emoji=False,
+        markup=False,
+        legacy_windows=False,
+    )
+    return output, console
 
 
 def _title(console: Console, title: str) -> None:
