@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("bitnet_trace.commands.compare:compare", "Which differences between recordings are real, and why."),
     "export": ("bitnet_trace.commands.export:export", "A recording for trace viewers, flame graphs, data frames."),
     "probes": ("bitnet_trace.commands.probes:probes", "Show what would be probed in a binary, where, at what cost."),
+    "loadlab": ("bitnet_trace.commands.loadlab:loadlab", "Which way of loading a model file is the fastest here."),
     "doctor": ("bitnet_trace.commands.doctor:doctor", "What this machine can do, and the fix for what it can't."),
     "demo": ("bitnet_trace.commands.demo:demo", "All of it on an embedded workload."),
 }

@@ -485,3 +485,42 @@ COMPARED: tuple[Column, ...] = (
     Column("p_value", "p", "number", "Welch's test, not corrected", how="derived"),
     Column("real", "real", "text", "called real: corrected for the number of metrics in the family", how="derived"),
 )
+# Resident memory: a row per process, moment, region and page size.
+PAGES: tuple[Column, ...] = (
+    Column("pid", "pid", "number", "process"),
+    Column("moment", "moment", "text", "after load, decode (the first), end (exactly), or interval"),
+    Column("ts_ns", "at", "number", "when, by CLOCK_MONOTONIC"),
+    Column("region", "region", "text", "what the memory is for"),
+    _PATH,
+    Column("page_bytes", "page size", "bytes", "what one entry of the page table maps, or the folio behind it"),
+    Column("file", "of a file", "text", "pages of files and shared memory; else anonymous"),
+    Column("resident_bytes", "resident", "bytes", "resident in pages of that size"),
+)
+PAGES_ADVISED: tuple[Column, ...] = (
+    Column("region", "region", "text", "what the memory is for"),
+    _PATH,
+    Column("advice", "advice", "text", "what madvise was told"),
+    Column("advised_bytes", "advised", "bytes", "about how much, added up over the calls"),
+)
+
+# loadlab: a row per state of the page cache and way of loading.
+LOADLAB: tuple[Column, ...] = (
+    Column("state", "page cache", "text", "cold: without the file; warm: with all of it"),
+    Column("rank", "rank", "number", "1 is the fastest of that state", how="derived"),
+    Column("way", "way", "text", "how the file was loaded"),
+    Column("n", "trials", "count", "how often"),
+    Column("seconds_mean", "seconds", "number", "mean time until every byte could be used"),
+    Column("seconds_low", "from", "number", "lower end of the mean's 95 % interval (Student's t)", how="derived"),
+    Column("seconds_high", "to", "number", "its upper end", how="derived"),
+    Column("gb_per_s", "GB/s", "number", "10^9 bytes a second", how="derived"),
+    Column("like_first", "like first", "text", "its interval overlaps that of the fastest", how="derived"),
+    Column("cpu_s", "CPU s", "number", "CPU time of the process, with io_uring's workers"),
+    Column("faults_minor_per_gb", "minor/GB", "number", "page faults without I/O for 10^9 bytes"),
+    Column("faults_major_per_gb", "major/GB", "number", "page faults that waited for a disk"),
+    Column("switches_per_gb", "switches/GB", "number", "context switches"),
+    Column("calls_per_gb", "calls/GB", "number", "system calls for the data, as made"),
+    Column("submitted_per_gb", "SQEs/GB", "number", "requests given to io_uring, as made"),
+    Column("cached_pct", "cached", "pct", "of the file, before the trials"),
+    Column("checksum", "CRC-32", "number", "of what was loaded"),
+    Column("reason", "not possible", "text", "why it could not be done here"),
+)

@@ -86,6 +86,11 @@ class AddressSpace:
         inside = (addresses >= begins[place]) & (addresses < ends[place])
         return np.where(inside, regions[place], -1), np.where(inside, shifts[place], 0)
 
+    def parts(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """(region, bytes) of what lies in [begin, end); region -1 where nothing lies."""
+        found = [(region, min(e, end) - max(b, begin)) for b, e, region, _ in self._within(begin, end)]
+        return [*found, *((-1, e - b) for b, e in self._gaps(begin, end))]
+
     def _within(self, begin: int, end: int) -> list[tuple[int, int, int, int]]:
         """Areas that have a part in [begin, end)."""
         first = max(bisect.bisect_right(self._begins, begin) - 1, 0)

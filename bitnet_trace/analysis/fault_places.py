@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bitnet_trace.analysis.page_sizes import PageSizes, page_sizes
 from bitnet_trace.analysis.phases import UNKNOWN as UNKNOWN_PHASE
 from bitnet_trace.analysis.regions import (
     MODEL,
@@ -30,7 +31,7 @@ from bitnet_trace.recording.reader import Recording
 _SETTLED_NS = 100_000_000
 _CALLS = (Kind.MMAP, Kind.MUNMAP, Kind.MREMAP, Kind.MREMAP_FROM, Kind.BRK, Kind.MADVISE, Kind.MLOCK)
 _KINDS = np.array([*_CALLS, Kind.FAULT, Kind.POPULATE, Kind.READ, Kind.FILE_READ])
-_CHANGING = np.array([Kind.MMAP, Kind.MUNMAP, Kind.MREMAP, Kind.MREMAP_FROM, Kind.BRK])
+_CHANGING = np.array([Kind.MMAP, Kind.MUNMAP, Kind.MREMAP, Kind.MREMAP_FROM, Kind.BRK, Kind.MADVISE])
 _PLACE = ["region", "tensor", "phase"]
 _SUMS = [column.key for column in PLACE_SUMS]
 _ADDRESSED = np.array([Kind.MMAP, Kind.MREMAP, Kind.MADVISE, Kind.MLOCK])
@@ -48,12 +49,14 @@ Ints = npt.NDArray[np.int64]
 class FaultPlaces:
     """A row per region, layer or tensor with the columns of columns.PLACES_*, most faults first.
 
+    `pages`: what was resident.
     `phases`: {phase name: {column: value}} of what is not 0. `by_region` sums up to the counters of the recording.
     """
 
     by_region: pd.DataFrame
     by_layer: pd.DataFrame
     by_tensor: pd.DataFrame
+    pages: PageSizes
 
 
 class PlaceGatherer:
@@ -64,8 +67,9 @@ class PlaceGatherer:
         buffers = recording.meta.get("buffers_reported", ())
         self._regions = Regions(recording.areas, recording.maps, recording.tensors, buffers)
         self._spaces = Spaces(self._regions)
+        self._residency = recording.residency
         self._tensors = TensorTable(recording.tensors)
-        changes = known_changes(self._regions, recording.areas, recording.threads)
+        changes = known_changes(self._regions, recording.areas, recording.threads, recording.residency)
         self._known = sorted(changes, key=lambda change: change.ts_ns)
         self._known_at = 0
         unique = phases.drop_duplicates("id", keep="last").sort_values("id")
@@ -112,6 +116,7 @@ class PlaceGatherer:
         return FaultPlaces(
             by_region=_summed(named, ["region", "path"]),
             by_layer=_summed(in_tensors, ["path", "layer"]),
+            pages=page_sizes(self._residency, self._spaces, self._regions),
             by_tensor=_summed(in_tensors, ["path", "tensor", "layer", "type", "tensor_bytes", "read_once_bytes"]),
         )
 
@@ -226,7 +231,7 @@ class PlaceGatherer:
     def _parts(self, region: int, offset: int, length: int) -> list[tuple[int, int]]:
         """(tensor or -1, bytes) of bytes of a region."""
         known = self._regions.known[region]
-        if known.name == MODEL and known.path is not None:
+        if known.region == MODEL and known.path is not None:
             return list(self._tensors.overlaps(known.path, offset, length))
         return [(-1, length)] if length else []
 
@@ -234,7 +239,7 @@ class PlaceGatherer:
         found = np.full(len(regions), -1)
         for number in np.unique(regions).tolist():
             region = self._regions.known[number]
-            if region.name == MODEL and region.path is not None:
+            if region.region == MODEL and region.path is not None:
                 rows = regions == number
                 found[rows] = self._tensors.at(region.path, offsets[rows])
         return found

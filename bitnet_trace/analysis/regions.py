@@ -20,9 +20,10 @@ _LARGEST_ADDRESS = 1 << 47
 _STACK_BYTES = 8 << 20  # it grows downwards, up to this by default
 _ARENA_BYTES = 128 << 20  # glibc's malloc reserves this for the heap of a thread (HEAP_MAX_SIZE, twice)
 # An engine's buffer is a mapping of its own from the size on at which malloc makes one, and is told by its size:
-# printed to a hundredth of a MiB, and mapped with room for alignment.
-_LEAST_BUFFER, _BUFFER_ROUNDING, _BUFFER_HEAD = 1 << 18, 5300, 3 << 12
+# printed to a hundredth of a MiB (5,243 bytes up or down), mapped with malloc's head and alignment, in whole pages.
+_LEAST_BUFFER, _BUFFER_HEAD, _BUFFER_ROUNDING = 1 << 18, 2200, 5243 + 2200
 _LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$")
+_OF_LIBRARIES = ("code", "library data")
 _KERNELS_OWN = re.compile(r"\[(?:vdso|vvar|vvar_vclock|vsyscall|uprobes)\]")
 _ACCESS = MemoryDetail.READ | MemoryDetail.WRITE | MemoryDetail.EXEC
 
@@ -31,9 +32,9 @@ FileKey = tuple[int, int]
 
 
 class Region(NamedTuple):
-    """`name` says what it is for, `path` which file it is of."""
+    """`region` says what it is for, `path` which file it is of."""
 
-    name: str
+    region: str
     path: str | None = None
 
 
@@ -101,9 +102,11 @@ class Regions:
             return self.number(Region("shared memory"))
         if length == _ARENA_BYTES and not detail & _ACCESS:
             return self.number(Region("heap of a thread"))
-        for what, size in self._buffers:
-            if -_BUFFER_ROUNDING <= length - size <= _BUFFER_ROUNDING + _BUFFER_HEAD:
-                return self.number(Region(what))
+        far, what = min(
+            ((abs(length - size - _BUFFER_HEAD), what) for what, size in self._buffers), default=(length, "")
+        )
+        if far <= _BUFFER_ROUNDING:
+            return self.number(Region(what))
         return self.number(Region(f"anonymous, mapped in {phase}"))
 
 
@@ -113,6 +116,9 @@ class Spaces:
     def __init__(self, regions: Regions) -> None:
         self._regions = regions
         self._spaces: dict[int, AddressSpace] = {}
+        # (row of Recording.residency, region, bytes), and (region, advice, bytes) of madvise
+        self.resident: list[tuple[int, int, int]] = []
+        self.advised: list[tuple[int, int, int]] = []
         self._breaks: dict[int, int] = {}  # where the heap of a process begins
 
     def of(self, pid: int) -> AddressSpace:
@@ -147,7 +153,7 @@ class Spaces:
         """Anonymous memory at a fixed place: over a library it is that library's (.bss)."""
         space = self.of(pid)
         before, _ = space.at(begin)
-        if before >= 0 and self._regions.known[before].name in ("code", "library data"):
+        if before >= 0 and self._regions.known[before].region in _OF_LIBRARIES:
             region = self._regions.number(Region("library data", self._regions.known[before].path))
         space.put(begin, end, region)
 
@@ -157,6 +163,17 @@ class Spaces:
     def move(self, pid: int, begin: int, end: int, to: int, to_end: int) -> None:
         self.of(pid).move(begin, end, to, to_end)
 
+    def note_resident(self, pid: int, row: int, begin: int, end: int) -> None:
+        """No change: what was resident then, by region."""
+        for region, size in self.of(pid).parts(begin, end):
+            self.resident.append((row, region if region >= 0 else self._regions.unknown, size))
+
+    def note_advice(self, pid: int, advice: int, begin: int, end: int) -> None:
+        """No change: what madvise was told about, by region."""
+        for region, size in self.of(pid).parts(begin, end):
+            if region >= 0:
+                self.advised.append((region, advice, size))
+
     def set_break(self, pid: int, address: int) -> None:
         """The first tells where the heap begins."""
         begin = self._breaks.setdefault(pid, address)
@@ -165,9 +182,16 @@ class Spaces:
             space.put(begin, address, self._regions.number(Region("heap")))
 
 
-def known_changes(regions: Regions, areas: pd.DataFrame, threads: pd.DataFrame) -> list[Change]:
-    """Changes that are in tables of their own: forks, execs, and what processes held when they stood still."""
-    changes = []
+def known_changes(
+    regions: Regions, areas: pd.DataFrame, threads: pd.DataFrame, residency: pd.DataFrame
+) -> list[Change]:
+    """Changes that are in tables of their own: forks, execs, what processes held and had resident at some moments."""
+    rows = zip(*(residency[name].tolist() for name in ("ts_ns", "pid", "begin", "end")), strict=True)
+    changes = [
+        Change(ts_ns, pid, "note_resident", (row, begin, end))
+        for row, (ts_ns, pid, begin, end) in enumerate(rows)
+        if begin < end <= _LARGEST_ADDRESS
+    ]
     process_of = dict(_rows(threads, "tid", "pid"))
     forks = threads[(threads["tid"] == threads["pid"]) & threads["parent_tid"].notna() & threads["start_ns"].notna()]
     for pid, parent, start_ns in _rows(forks, "pid", "parent_tid", "start_ns"):
@@ -190,7 +214,9 @@ def known_changes(regions: Regions, areas: pd.DataFrame, threads: pd.DataFrame) 
             begin, region = max(end - _STACK_BYTES, 0), regions.number(Region("stack"))
         elif path is not None and _KERNELS_OWN.fullmatch(path):
             region = regions.number(Region("of the kernel", path))
-        elif path is None and before[:2] == (pid, begin) and regions.known[before[2]].name in ("code", "library data"):
+        elif (
+            path is None and before[:2] == (pid, begin) and regions.known[before[2]].region in ("code", "library data")
+        ):
             region = regions.number(Region("library data", regions.known[before[2]].path))
         else:
             region = regions.number(Region("anonymous", path))
@@ -218,6 +244,8 @@ def event_changes(regions: Regions, calls: Events, pids: list[int], phases: list
                 yield Change(ts_ns, pid, "move", (*moved_from.pop(tid), begin, end))
         elif kind == Kind.MUNMAP:
             yield Change(ts_ns - duration, pid, "remove", (begin, end))
+        elif kind == Kind.MADVISE:
+            yield Change(ts_ns, pid, "note_advice", (detail, begin, end))
         elif kind == Kind.BRK:
             yield Change(ts_ns, pid, "set_break", (begin,))
         elif kind == Kind.MMAP and detail & MemoryDetail.ANONYMOUS:

@@ -25,9 +25,12 @@ _NAMED = 3  # of the processes in a warning
 class Debuggers:
     """Who traces what we would hold. `holder` is our own ptrace, which makes way for them; `tell` is for its use."""
 
-    def __init__(self, placer: ProbePlacer, tell: Callable[[int, How], None]) -> None:
+    def __init__(
+        self, placer: ProbePlacer, tell: Callable[[int, How], None], at_end: Callable[[int], None] | None = None
+    ) -> None:
+        """`at_end`: as in Holder."""
         self._placer = placer
-        self.holder = Holder(self._look, self._expect, tell)
+        self.holder = Holder(self._look, self._expect, tell, at_end)
         self._tracers: dict[int, str] = {}  # by process: who traces it, in words
         self._unheld: dict[int, str] = {}  # those of them that opened files meanwhile
         self._waiting: set[int] = set()  # those of them that live and have no engine yet

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bitnet_trace.capture import still_open
 from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import FIRST_PHASE, Programs
+from bitnet_trace.capture.page_sizes import ResidencyLog
 from bitnet_trace.capture.ring import Ring
 from bitnet_trace.capture.samples import SampleLog
 from bitnet_trace.capture.task_log import TaskLog, accounting_rows, exec_rows
@@ -45,8 +46,10 @@ _EVENT_COUNTERS = [
 class Drain:
     """The reader of one run's rings. `step()` is called on a timer, `finish()` once when the target has ended."""
 
-    def __init__(self, programs: Programs, writer: Writer, spaces: AddressSpaces, pid: int, comm: str) -> None:
-        self._programs, self._writer, self._spaces = programs, writer, spaces
+    def __init__(
+        self, programs: Programs, writer: Writer, spaces: AddressSpaces, residency: ResidencyLog, pid: int, comm: str
+    ) -> None:
+        self._programs, self._writer, self._spaces, self._residency = programs, writer, spaces, residency
         dtypes = {"events": EVENT_DTYPE, "phases": EVENT_DTYPE, "tasks": TASK_DTYPE, "samples": SAMPLE_DTYPE}
         self._rings = {
             name: Ring(programs.ring_descriptor(name), getattr(programs.rings, name), dtype)
@@ -123,6 +126,7 @@ class Drain:
         changed = self._step_phases()
         self._step_tasks()
         self._writer.areas(self._spaces.take_area_rows())
+        self._writer.residency(self._residency.take())
         self._step_taskstats()
         self._step_samples()
         if self._programs.counting:
@@ -194,6 +198,7 @@ class Drain:
         for row in rows:
             (self._open_phases.discard if row["end_ns"] else self._open_phases.add)(row["id"])
         self._writer.phases(rows)
+        self._residency.ended((row["pid"], row["role"]) for row in rows if row["end_ns"])
         return {row["id"] for row in rows}
 
     def _step_tasks(self) -> None:

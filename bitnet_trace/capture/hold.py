@@ -81,13 +81,20 @@ class Holder:
 
     `look_at(pid)` is called while a process stands still after an exec or a change of its link map; it returns True
     when nothing more is to be placed in that process, which is let go then. `look_ahead(pid)` is called while a
-    process stands still that is about to debug another, or to be debugged. `tell(pid, how)` is told how processes are
-    held from now on. `held_ns` is how long processes stood still for it, `stops` how often threads did.
+    process stands still that is about to debug another, or to be debugged. `at_end(pid)`, where it is given, is called
+    while a process stands still that is about to give back its memory; all are held until then. `tell(pid, how)` is
+    told how processes are held from now on. `held_ns` is how long processes stood still for it, `stops` how often
+    threads did.
     """
 
     def __init__(
-        self, look_at: Callable[[int], bool], look_ahead: Callable[[int], None], tell: Callable[[int, How], None]
+        self,
+        look_at: Callable[[int], bool],
+        look_ahead: Callable[[int], None],
+        tell: Callable[[int, How], None],
+        at_end: Callable[[int], None] | None = None,
     ) -> None:
+        self._at_end = at_end
         self._look_at, self._look_ahead, self._tell = look_at, look_ahead, tell
         self._threads: dict[int, int] = {}  # tid: pid, of all threads that we trace
         self._leaving: set[int] = set()  # processes that are let go thread by thread
@@ -99,7 +106,8 @@ class Holder:
 
     def seize(self, pid: int) -> None:
         """Raises OSError, with EPERM when somebody else traces it."""
-        syscalls.ptrace(syscalls.PTRACE_SEIZE, pid, syscalls.PTRACE_O_FOLLOW)
+        options = syscalls.PTRACE_O_FOLLOW | (syscalls.PTRACE_O_TRACEEXIT if self._at_end else 0)
+        syscalls.ptrace(syscalls.PTRACE_SEIZE, pid, options)
         self._threads[pid] = pid
         self._tell(pid, How.HELD)
 
@@ -169,6 +177,9 @@ class Holder:
         elif event == syscalls.PTRACE_EVENT_EXEC:
             self._forget_others(pid, tid)
             self._look(pid)
+        elif event == syscalls.PTRACE_EVENT_EXIT:
+            if tid == pid and self._at_end is not None:
+                self._at_end(pid)
         elif event == syscalls.PTRACE_EVENT_STOP:
             if number in _STOPPING and pid not in self._leaving:
                 syscalls.ptrace(syscalls.PTRACE_LISTEN, tid)  # really stopped, by its user: stays so
@@ -202,7 +213,7 @@ class Holder:
         begin_ns = time.monotonic_ns()
         done = self._look_at(pid)
         self.held_ns += time.monotonic_ns() - begin_ns
-        if done:
+        if done and self._at_end is None:
             self.let_go(pid)
 
     def _make_way(self, tid: int, pid: int, refused: syscalls.PtraceCall) -> bool:

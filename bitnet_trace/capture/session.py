@@ -155,18 +155,22 @@ class _Run:
         from bitnet_trace.capture.drain import Drain
         from bitnet_trace.capture.governor import Governor
         from bitnet_trace.capture.libraries import ProbePlacer
+        from bitnet_trace.capture.page_sizes import ResidencyLog
         from bitnet_trace.capture.windows import Windows
         from bitnet_trace.recording.writer import Writer
 
         self._spaces = AddressSpaces()
+        self._residency = ResidencyLog(self._options.page_sizes)
         self._placer = ProbePlacer(self._programs, self._parser, self._spaces, len(self._kernel_rows))
-        self._debuggers = Debuggers(self._placer, self._programs.hold)
+        at_end = (lambda pid: self._residency.at(pid, "end")) if self._options.page_sizes else None
+        self._debuggers = Debuggers(self._placer, self._programs.hold, at_end)
         self._holder = self._debuggers.holder
         owner = (self._user.uid, self._user.gid) if self._user else None
         self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
         if self._copy:
             socket.send_fds(folder_made, [b"1"], [self._writer.folder])
-        self._drain = Drain(self._programs, self._writer, self._spaces, self._child.pid, Path(self._program).name)
+        comm = Path(self._program).name
+        self._drain = Drain(self._programs, self._writer, self._spaces, self._residency, self._child.pid, comm)
         if signal.SIGINT in signal.sigpending():
             raise KeyboardInterrupt
         self._programs.trace_child(self._child.pid)
@@ -222,6 +226,8 @@ class _Run:
             if time.monotonic() >= last_drain + self._interval_s:
                 self._record(self._step)
                 self._debuggers.take(self._drain.take_news(), look=True)
+                if self._options.page_sizes:
+                    self._residency.at(self._child.pid, "interval")
                 last_drain = time.monotonic()
             if time.monotonic() >= next_meta:
                 self._record(lambda: self._writer.update_meta(**self._meta()))
@@ -352,6 +358,7 @@ class _Run:
             "cost": self._cost(),
             "windows": self._windows.meta() if self._options.detail != "counts" else None,
             "neighbours": self._drain.neighbours,
+            "huge_pages_asked": self._residency.asked,
             "warnings": [
                 warning
                 for part in (self._placer, self._debuggers, self._drain, self._spaces, self._windows)
@@ -382,6 +389,7 @@ class _Run:
             "calibrated": self._calibrated,
             "ptrace_stops": self._holder.stops,
             "held_ns": self._holder.held_ns,
+            "page_sizes_ns": self._residency.cost_ns,
         }
         if self._target_cpu_ns is None:
             return parts

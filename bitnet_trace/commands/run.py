@@ -79,6 +79,11 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     help="What tracing may cost the program. What is always on is paid for first; what is left of it goes to windows: "
     "moments in which barriers are looked at. 0: none.",
 )
+@click.option(
+    "--page-sizes",
+    is_flag=True,
+    help="Resident memory by page size every second and at each process's end, with the sizes of folios.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -93,6 +98,7 @@ def run(
     sample_freq: int,
     debug_info: bool,
     overhead_budget: float,
+    page_sizes: bool,
     quiet: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -118,6 +124,7 @@ def run(
             sample_frequency=sample_freq,
             debug_information=debug_info,
             overhead_budget_pct=overhead_budget,
+            page_sizes=page_sizes,
         ),
     )
     if not quiet:

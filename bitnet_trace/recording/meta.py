@@ -31,6 +31,7 @@ _TYPES: dict[str, type] = {
     "timings_reported": list,
     "buffers_reported": list,
     "warnings": list,
+    "huge_pages_asked": dict,
     "io_uring_opcodes": list,
     "io_uring_overflows": int,
     "complete": bool,

@@ -92,6 +92,11 @@ class Recording:
         return self._table("areas")
 
     @cached_property
+    def residency(self) -> pd.DataFrame:
+        """What was resident at some moments, the columns of schema.RESIDENCY_SCHEMA, in the order of recording."""
+        return self._table("residency")
+
+    @cached_property
     def tensors(self) -> pd.DataFrame:
         """The tensors of the model files, the columns of schema.TENSOR_SCHEMA."""
         return self._table("tensors")

@@ -13,7 +13,7 @@ STREAM_SUFFIX = ".arrows"
 LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (
-    *("events", "counters", "phases", "threads", "maps", "areas", "tensors", "taskstats"),
+    *("events", "counters", "phases", "threads", "maps", "areas", "residency", "tensors", "taskstats"),
     *("samples", "stacks", "symbols", "windows"),
 )
 
@@ -86,6 +86,21 @@ AREA_SCHEMA = pa.schema(
         ("inode", pa.uint64()),
         ("protection", pa.uint32()),
         ("path", pa.string()),
+    ]
+)
+
+# What was resident of a process at a moment: "after load", "decode" (the first decode call has ended: within a second
+# after it), "end" (exactly) or "interval". [begin, end) in pages of `page_bytes`: what one entry of the page table
+# maps, or where asked for the folio that lies behind it. `file`: pages of a file or shared memory.
+RESIDENCY_SCHEMA = pa.schema(
+    [
+        ("pid", pa.uint32()),
+        ("ts_ns", pa.int64()),
+        ("moment", pa.string()),
+        ("begin", pa.uint64()),
+        ("end", pa.uint64()),
+        ("page_bytes", pa.uint64()),
+        ("file", pa.bool_()),
     ]
 )
 
@@ -188,6 +203,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "threads": THREAD_SCHEMA,
     "maps": MAP_SCHEMA,
     "areas": AREA_SCHEMA,
+    "residency": RESIDENCY_SCHEMA,
     "tensors": TENSOR_SCHEMA,
     "taskstats": TASKSTATS_SCHEMA,
     "samples": SAMPLE_SCHEMA,
@@ -204,6 +220,7 @@ NULLABLE = {
     "threads": frozenset({"comm", "parent_tid", "start_ns", "end_ns", "exit_code"}),
     "maps": frozenset({"device", "inode", "path"}),
     "areas": frozenset({"path"}),
+    "residency": frozenset[str](),
     "tensors": frozenset({"type_name"}),
     "taskstats": frozenset(TASKSTATS_SCHEMA.names) - {"at", "tid", "pid"},
     "samples": frozenset[str](),
@@ -220,6 +237,7 @@ TIMES = {
     "threads": frozenset({"start_ns", "end_ns"}),
     "maps": frozenset({"ts_ns"}),
     "areas": frozenset({"ts_ns"}),
+    "residency": frozenset({"ts_ns"}),
     "tensors": frozenset[str](),
     "taskstats": frozenset[str](),
     "samples": frozenset({"ts_ns"}),

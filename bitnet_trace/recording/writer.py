@@ -113,6 +113,10 @@ class Writer:
         """Appends what address spaces hold: schema.AREA_SCHEMA."""
         self._append_rows("areas", rows)
 
+    def residency(self, rows: Iterable[Row]) -> None:
+        """Appends what was resident: schema.RESIDENCY_SCHEMA."""
+        self._append_rows("residency", rows)
+
     def tensors(self, rows: Iterable[Row]) -> None:
         """Appends tensors of model files: schema.TENSOR_SCHEMA."""
         self._append_rows("tensors", rows)

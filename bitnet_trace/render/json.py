@@ -18,6 +18,8 @@ from bitnet_trace.columns import (
     FINDINGS,
     FUNCTIONS,
     INSTEAD,
+    PAGES,
+    PAGES_ADVISED,
     PHASE_SUMS,
     PHASE_TIME,
     PHASES,
@@ -64,6 +66,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         "by_thread": records(report.by_thread, (*THREADS, *COUNTERS)),
         "tokens": records(report.tokens, TOKENS),
         "faults": {**report.faults, **_places(report.places)},
+        "pages": _pages(report),
         "taskstats": {**report.taskstats_summary, "threads": records(report.taskstats, TASKSTATS)},
         "tlb": report.tlb,
         "io": report.io,
@@ -91,6 +94,19 @@ def _places(found: FaultPlaces | None) -> dict[str, Any]:
         "by_region": records(found.by_region, PLACES_REGION),
         "by_layer": records(found.by_layer, PLACES_LAYER),
         "by_tensor": records(found.by_tensor, PLACES_TENSOR),
+    }
+
+
+def _pages(report: Report) -> dict[str, Any] | None:
+    """What was resident in which page sizes, and what was asked for; None where only counters were kept."""
+    if report.places is None:
+        return None
+    host = report.run["host"]
+    return {
+        "resident": records(report.places.pages.resident, PAGES),
+        "advised": records(report.places.pages.advised, PAGES_ADVISED),
+        "asked": report.recording.meta.get("huge_pages_asked"),
+        **{key: host.get(key) for key in ("thp_enabled", "thp_defrag", "thp_shmem", "huge_pools")},
     }
 
 

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from bitnet_trace.analysis.fault_places import FaultPlaces
+from bitnet_trace.analysis.page_sizes import PageSizes
 from bitnet_trace.analysis.regions import MODEL
 from bitnet_trace.columns import PLACE_SUMS, PLACES_LAYER, PLACES_REGION, PLACES_TENSOR, Column, by_key
 from bitnet_trace.render.format import MISSING, amount, size
@@ -18,7 +19,7 @@ def grids(places: FaultPlaces | None, fault_around_bytes: object) -> list[Grid]:
     """By region, and by layer and tensor of model files that faulted; nothing where only counters were kept."""
     if places is None or not len(places.by_region):
         return []
-    tables = [_regions(places.by_region, fault_around_bytes)]
+    tables = [*_pages(places.pages), _regions(places.by_region, fault_around_bytes)]
     tables += _of_model(places.by_layer, "Page faults in the model, by layer", PLACES_LAYER, "layer", MAX_LAYERS)
     tables += _of_model(places.by_tensor, "Page faults in the model, by tensor", PLACES_TENSOR, "tensor", MAX_TENSORS)
     return tables
@@ -47,6 +48,29 @@ def _regions(table: pd.DataFrame, fault_around_bytes: object) -> Grid:
         f"a fault in a file maps what the page cache holds of the {size(around)} around it: those pages are no faults"
     )
     return grid
+
+
+def _pages(pages: PageSizes) -> list[Grid]:
+    """Of the moment at which most was resident: regions by page size."""
+    if not len(pages.resident):
+        return []
+    held = pages.resident.groupby(["pid", "ts_ns", "moment"], as_index=False)["resident_bytes"].sum()
+    chosen = held.loc[held["resident_bytes"].idxmax()]
+    table = pages.resident[(pages.resident["pid"] == chosen["pid"]) & (pages.resident["ts_ns"] == chosen["ts_ns"])]
+    wide = table.pivot_table(index="region", columns="page_bytes", values="resident_bytes", aggfunc="sum", fill_value=0)
+    wide = wide.loc[wide.sum(axis=1).sort_values(ascending=False).index]
+    sizes = sorted(int(one) for one in wide.columns)
+    asked = pages.advised[pages.advised["advice"] == "MADV_HUGEPAGE"].groupby("region")["advised_bytes"].sum()
+    titles = ["region", "all", *(f"in {size(one)}" for one in sizes)] + ["MADV_HUGEPAGE"] * bool(len(asked))
+    rows = []
+    for region, sums in wide.head(MAX_REGIONS).iterrows():
+        cells = [str(region), size(int(sums.sum())), *(size(int(sums[one])) for one in sizes)]
+        rows.append(cells + ([size(int(asked.get(region, 0)))] if len(asked) else []))
+    grid = Grid(f"Resident memory by page size ({chosen['moment']})", titles, rows)
+    if len(wide) > MAX_REGIONS:
+        rest = int(wide.iloc[MAX_REGIONS:].sum().sum())
+        grid.notes.append(f"and {amount(len(wide) - MAX_REGIONS)} more regions with {size(rest)}")
+    return [grid]
 
 
 def _of_model(table: pd.DataFrame, title: str, columns: tuple[Column, ...], key: str, most: int) -> list[Grid]:
