@@ -357,9 +357,10 @@ class Programs:
         """What the programs of windows have cost while they were timed."""
         return syscalls.program_info(self._barrier_program)["run_time_ns"]
 
-    def decoding(self) -> list[int]:
-        """Processes that are in a decode call of the engine."""
-        return [pid.value for pid, process in self._bpf["processes"].items() if process.role == Role.DECODE]
+    def computing(self) -> dict[int, bool]:
+        """Processes that have called the engine: whether they are in a decode call now, or between two calls."""
+        roles = {pid.value: process.role for pid, process in self._bpf["processes"].items()}
+        return {pid: role == Role.DECODE for pid, role in roles.items() if role in (Role.DECODE, Role.GAP, Role.IDLE)}
 
     def losses(self) -> dict[str, Any]:
         """Everything that could not be sent or kept: {"events": {kind: n}, "tasks": n, …, "recursion": n}.

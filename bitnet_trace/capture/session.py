@@ -255,7 +255,7 @@ class _Run:
     def _step(self) -> None:
         self._drain.step()
         # a program that has the engine in it was let go before its libraries were mapped: OpenMP's may be among them
-        for pid in set(self._programs.decoding()) - self._looked_at_again:
+        for pid in set(self._programs.computing()) - self._looked_at_again:
             self._looked_at_again.add(pid)
             self._placer.look_at(pid)
             self._windows.look_again(pid)

@@ -35,7 +35,7 @@ class Programs(Protocol):
     ) -> None: ...
     def open_window(self, is_open: bool) -> None: ...
     def window_hits(self) -> tuple[int, int]: ...
-    def decoding(self) -> list[int]: ...
+    def computing(self) -> dict[int, bool]: ...
     def hits_of(self, cookies: list[int]) -> int: ...
 
 
@@ -98,7 +98,10 @@ class Windows:
         self._processes.pop(pid, None)
 
     def take_rows(self) -> list[dict[str, Any]]:
-        """The windows that were closed since the last time: schema.WINDOW_SCHEMA."""
+        """The windows that were closed since the last time: schema.WINDOW_SCHEMA.
+
+        Those without a hit are left out: the functions of another level may be what is called.
+        """
         rows, self._rows = self._rows, []
         return rows
 
@@ -128,11 +131,11 @@ class Windows:
 
     def _turn(self) -> float:
         """Opens a window if one is due; returns for how many seconds there is nothing to do."""
-        decoding = self._programs.decoding()
-        if not decoding:
+        computing = self._programs.computing()
+        if not computing:
             return _LOOK_INTERVAL_S
-        pid = self._random.choice(decoding)
-        open_s = self._open_for_s()
+        pid, inside = self._random.choice(list(computing.items()))
+        open_s = self._open_for_s(inside)
         probed = self._probed(pid)
         if probed is None or open_s is None:
             return _LOOK_INTERVAL_S
@@ -151,8 +154,11 @@ class Windows:
         self._open(pid, probed, open_s, cpus)
         return _LEAST_PAUSE_S * self._random.uniform(0.5, 1.5)
 
-    def _open_for_s(self) -> float | None:
-        """For how long a window has to be open to hold a whole decode call; None: not known yet."""
+    def _open_for_s(self, inside: bool) -> float | None:
+        """For how long a window has to be open to hold a whole decode call; None: not known yet, or none is made.
+
+        `inside`: in such a call now.
+        """
         before, now = self._calls, (time.monotonic(), self._programs.hits_of(self._decode_cookies))
         if before is not None and now[0] - before[0] < _LEAST_PAUSE_S / 2:
             return None
@@ -161,7 +167,7 @@ class Windows:
             return None
         n = now[1] - before[1]
         if not n:
-            return _LONG_CALL_OPEN_S
+            return _LONG_CALL_OPEN_S if inside else None
         return min(max(_TOKENS_A_WINDOW * (now[0] - before[0]) / n, _LEAST_OPEN_S), _MOST_OPEN_S)
 
     def _probed(self, pid: int) -> list[tuple[WindowedFile, list[WindowProbe]]] | None:
@@ -198,23 +204,18 @@ class Windows:
             for link in reversed(links):
                 os.close(link)
         hits, recorded = self._programs.window_hits()
-        self._opened += 1
+        self._opened += recorded > recorded_before
         for _, probes in probed:
             for one in probes:
                 one.row.update(attached=True, reason=None)
         kinds = [one.row["cost_class"] for _, probes in probed for one in probes]
         hits_ns = round((hits - hits_before) * max(window_hit_ns(kind) for kind in kinds))
         cost_ns = self.governor.charge(hits_ns, time.thread_time_ns() - before_ns, end_ns - begin_ns, cpus)
-        self._rows.append(
-            {
-                "what": "barriers",
-                "begin_ns": begin_ns,
-                "end_ns": end_ns,
-                "hits": recorded - recorded_before,
-                "cost_ns": cost_ns,
-            }
-        )
-        if recorded == recorded_before and self._programs.hits_of(self._decode_cookies) - calls_before > 1:
+        n_recorded = recorded - recorded_before
+        if n_recorded:
+            row = {"begin_ns": begin_ns, "end_ns": end_ns, "hits": n_recorded, "cost_ns": cost_ns}
+            self._rows.append({"what": "barriers", **row})
+        elif self._programs.hits_of(self._decode_cookies) - calls_before > 1:
             self._next_level(pid)  # a whole call went by without one: it waits elsewhere
 
     def _next_level(self, pid: int) -> None:

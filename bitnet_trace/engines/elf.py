@@ -41,7 +41,7 @@ _DYNAMIC = np.dtype("<i8,<u8")
 _DYNAMIC.names = ("tag", "value")
 
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE, _PT_GNU_EH_FRAME = 1, 2, 3, 4, 0x6474E550
-_SHT_SYMTAB, _SHT_RELA, _SHT_DYNSYM = 2, 4, 11
+_SHT_PROGBITS, _SHT_SYMTAB, _SHT_RELA, _SHT_DYNSYM = 1, 2, 4, 11
 _STT_FUNC = 2
 _SHF_EXECINSTR = 4
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 14, 15, 29
@@ -262,6 +262,20 @@ class Elf:
                     return "a function chosen at start", None
                 return self._linked_symbol(linked, int(row["symbol"]))
         return None
+
+    @property
+    def file(self) -> BinaryIO:
+        """The open file."""
+        return self._file
+
+    def holds_debug_text(self, names: Iterable[str]) -> bool:
+        """Whether the texts of its debug information have one of the names as a whole."""
+        sections = [
+            section for section in self._sections if section["type"] == _SHT_PROGBITS and section["flags"] & 0x30
+        ]
+        texts = [self._contents(section, "size") for section in sections if int(section["size"]) <= _MAX_TABLE_BYTES]
+        wanted = [name.encode() + b"\0" for name in names]
+        return any(text.startswith(name) or b"\0" + name in text for text in texts for name in wanted)
 
     def holds_text(self, texts: Iterable[bytes]) -> bytes | None:
         """The first of the texts that occurs in read-only data (segments that are neither written nor executed)."""

@@ -20,7 +20,7 @@ else:
 SetAction = Literal["call", "mark", "tokens", "window"]
 
 _LOCATION = re.compile(r"(?P<register>\w+)|u32 at (?P<base>\w+)\+(?P<offset>\d+)")
-_SWITCHES = ("ends_at_jump", "each_token")
+_SWITCHES = ("ends_at_jump", "each_token", "inlined")
 _ACTIONS = ("call", "mark", "tokens", "window")
 _SHORT_NAMES = {f"r{name}": name for name in ("bp", "bx", "ax", "cx", "dx", "si", "di", "sp")}
 
@@ -59,6 +59,7 @@ class RoleProbes:
     `ends_at_jump`: a tail jump ends the call, whatever the function that it goes to does. `each_token`: called so often
     that its end is looked for where a probe is cheaper than on a `ret`. `level`: what functions of several levels tell
     of is the same, and one level is probed in a process: the lowest that is called there.
+    `inlined`: of the functions' inlined copies, which debug information knows; not where a file names one of `unless`.
     """
 
     role: str
@@ -67,6 +68,8 @@ class RoleProbes:
     ends_at_jump: bool = False
     each_token: bool = False
     level: int = 0
+    inlined: bool = False
+    unless: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +174,7 @@ def pt_regs_fields() -> tuple[str, ...]:
 
 
 def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
-    _only(entry, {"role", "action", "alternatives", "level", *_SWITCHES})
+    _only(entry, {"role", "action", "alternatives", "level", "unless", *_SWITCHES})
     role, action = entry.get("role"), entry.get("action")
     if not isinstance(role, str) or role.upper() not in Role.__members__:
         raise ValueError(f"unknown role {role!r}")
@@ -187,7 +190,9 @@ def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
     level = entry.get("level", 0)
     if not isinstance(level, int) or isinstance(level, bool):
         raise ValueError(f"role {role}: level must be a number")
-    return RoleProbes(role, action, alternatives, level=level, **switches)
+    if switches["inlined"] and action != "window":
+        raise ValueError(f"role {role}: inlined copies are probed in windows only")
+    return RoleProbes(role, action, alternatives, level=level, unless=_texts(entry, "unless"), **switches)
 
 
 def _function_role(entry: Mapping[str, Any]) -> FunctionRole:

@@ -6,6 +6,7 @@ from typing import BinaryIO, Literal
 
 from bitnet_trace.engines import code, placement
 from bitnet_trace.engines.code import CostClass
+from bitnet_trace.engines.copies import copies_of
 from bitnet_trace.engines.elf import Elf, Symbol
 from bitnet_trace.engines.ends import End, cheap_ends
 from bitnet_trace.engines.names import matches, needle, pretty
@@ -106,6 +107,9 @@ def _support_sets(elf: Elf, probe_sets: Sequence[ProbeSet]) -> list[ProbeSet]:
 
 
 def _resolve_role(elf: Elf, probes: RoleProbes, functions: Sequence[Symbol], resolution: Resolution) -> None:
+    if probes.inlined:
+        _resolve_inlined(elf, probes, resolution)
+        return
     chosen = _choose(elf, probes, functions)
     if chosen is None:
         resolution.missing.append((probes.role, _why_missing(elf, probes)))
@@ -160,6 +164,29 @@ def _end_probes(elf: Elf, probes: RoleProbes, function: Symbol, exits: code.Exit
     return found
 
 
+def _resolve_inlined(elf: Elf, probes: RoleProbes, resolution: Resolution) -> None:
+    """A probe in each inlined copy, or none at all: with some of them counts would be too small."""
+    if elf.names_any(probes.unless) or not elf.holds_debug_text(probes.alternatives[0].symbols):
+        return
+    found: dict[int, Probe] = {}
+    for name in (name for alternative in probes.alternatives for name in alternative.symbols):
+        copies = copies_of(elf.file, name)
+        if isinstance(copies, str):
+            resolution.missing.append((probes.role, f"{name}: {copies}"))
+            return
+        for copy in copies:
+            function = elf.function_at(copy.ranges[0][0])
+            if function is None:
+                continue  # code that the linker left out
+            place = placement.cheapest_in_copy(elf, function, _cold_parts(elf, function), copy)
+            if isinstance(place, str):
+                resolution.missing.append((probes.role, f"{name} inlined in {pretty(function.name)}: {place}"))
+                return
+            text = f"{name} inlined in {pretty(function.name)}"
+            found[place.address] = _placed(elf, probes, text, place, NOWHERE)
+    resolution.probes.extend(found.values())
+
+
 def _window_probe(elf: Elf, probes: RoleProbes, function: Symbol, places: Alternative) -> Probe | str:
     """The probe that costs least of those that are hit once per call, for functions that are called very often.
 
@@ -169,16 +196,21 @@ def _window_probe(elf: Elf, probes: RoleProbes, function: Symbol, places: Altern
     found = placement.cheapest(elf, function, _cold_parts(elf, function), [wanted] if wanted else [])
     if isinstance(found, str):
         return f"{pretty(function.name)}: {found}"
+    argument = places.argument if not wanted or wanted in found.intact else NOWHERE
+    return _placed(elf, probes, pretty(function.name), found, argument)
+
+
+def _placed(elf: Elf, probes: RoleProbes, symbol: str, place: placement.Placement, argument: Location) -> Probe:
     return Probe(
         role=probes.role,
         action="window",
-        symbol=pretty(function.name),
-        file_offset=elf.file_offset(found.address),
-        instruction=found.instruction,
-        code=found.code.hex(),
-        cost_class=found.cost_class,
-        argument=places.argument if not wanted or wanted in found.intact else NOWHERE,
-        sp_offset=found.sp_offset,
+        symbol=symbol,
+        file_offset=elf.file_offset(place.address),
+        instruction=place.instruction,
+        code=place.code.hex(),
+        cost_class=place.cost_class,
+        argument=argument,
+        sp_offset=place.sp_offset,
         level=probes.level,
     )
 

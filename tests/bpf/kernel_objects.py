@@ -6,6 +6,8 @@ import re
 import struct
 from pathlib import Path
 
+from bitnet_trace.engines.elf import Elf
+
 _NR_BPF = 321
 # include/uapi/linux/bpf.h
 _NEXT_ID = {"prog": 11, "map": 12, "link": 31}
@@ -44,3 +46,12 @@ def held() -> set[tuple[str, int]]:
         except OSError:
             continue  # it has ended, or closed that one
     return found
+
+
+def function_offset(path: Path, name: str) -> int:
+    """Where a function begins in an ELF file."""
+    with open(path, "rb") as file:
+        elf = Elf(file, str(path))
+        return next(
+            elf.file_offset(one.address) for one in elf.functions_containing([name.encode()]) if one.name == name
+        )
