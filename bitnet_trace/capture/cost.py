@@ -10,16 +10,16 @@ from bitnet_trace.capture import syscalls
 _FIRST_WINDOW_S = 0.5
 _WINDOW_S, _EVERY_S = 0.1, 2.0
 
-# ns of a hit's trap by cost class of the probed instruction, outside of our program, which the kernel times itself: the
-# upper ends measured in a virtual machine (6.18); bare metal is cheaper
+# ns of a hit's trap by cost class of the probed instruction, outside of our program, which the kernel times itself: for
+# where capture/calibration.py cannot measure. The upper ends seen in a virtual machine (6.18); bare metal is cheaper.
 TRAP_NS = {"nop": 200, "emulated": 1_000, "single-step": 21_000}
 # of our program at such a hit, which streams a record
 _RECORD_NS = 300
 
 
-def window_hit_ns(cost_class: str) -> int:
+def window_hit_ns(cost_class: str, hit_ns: Mapping[str, int]) -> int:
     """What a hit costs of a probe that is attached in windows only, trap and program."""
-    return TRAP_NS.get(cost_class, 0) + _RECORD_NS
+    return hit_ns.get(cost_class, 0) + _RECORD_NS
 
 
 class StatsWindows:
@@ -62,10 +62,10 @@ class StatsWindows:
         self._next_s = self._opened_s + length_s
 
 
-def trap_ns(probes: Iterable[Mapping[str, Any]]) -> int:
-    """What the hits of probes cost that are always attached, outside of our program."""
+def trap_ns(probes: Iterable[Mapping[str, Any]], hit_ns: Mapping[str, int] = TRAP_NS) -> int:
+    """What hits of the probes that are always attached cost outside of our program. `hit_ns`: of one, by cost class."""
     return sum(
-        TRAP_NS.get(probe["cost_class"], 0) * probe.get("hits", 0) for probe in probes if not probe.get("windowed")
+        hit_ns.get(probe["cost_class"], 0) * probe.get("hits", 0) for probe in probes if not probe.get("windowed")
     )
 
 
@@ -77,6 +77,7 @@ def estimate(
     wall_ns: int,
     cpus: int,
     windows_ns: int = 0,
+    hit_ns: Mapping[str, int] = TRAP_NS,
 ) -> dict[str, Any]:
     """The parts in ns and their sum as a share of what the target used, in percent.
 
@@ -85,7 +86,7 @@ def estimate(
     CPU free, which the share of the machine that the target used stands for. `windows_ns`: what windows were charged
     with; their probes' hits and the time that their thread used are in none of the others.
     """
-    traps_ns = trap_ns(probes)
+    traps_ns = trap_ns(probes, hit_ns)
     busy_share = min(target_cpu_ns / (wall_ns * cpus), 1.0) if wall_ns and cpus else 1.0
     competing_ns = int(tracer_cpu_ns * busy_share)
     total_ns = bpf_ns + traps_ns + competing_ns + windows_ns

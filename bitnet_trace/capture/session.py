@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_trace import __version__, host
-from bitnet_trace.capture import cost, delay_accounting, identity, models, output, symbols, target
+from bitnet_trace.capture import calibration, cost, delay_accounting, identity, models, output, symbols, target
 from bitnet_trace.capture.options import Options
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals, die_of_interrupt
@@ -147,6 +147,7 @@ class _Run:
         )
         self._mark("loaded")
         self._kernel_rows = _kernel_rows(self._programs.attach_kernel(self._options.sample_frequency))
+        self._hit_ns, self._hit_ns_measured = calibration.costs_or_assumed()
         self._mark("attached")
         importer.join()
 
@@ -175,7 +176,8 @@ class _Run:
         self._stats = cost.StatsWindows()
         self._cpu_before_ns = time.process_time_ns()
         governor = Governor(self._options.overhead_budget_pct, self._always_on_ns)
-        self._windows = Windows(self._programs, self._placer.windowed, self._placer.decode_cookies, governor)
+        placed = self._placer.windowed, self._placer.decode_cookies
+        self._windows = Windows(self._programs, *placed, governor, self._hit_ns)
         self._child.release()
 
     def give_up(self) -> None:
@@ -382,7 +384,7 @@ class _Run:
         rows = [{**row, "hits": n} for row, n in zip(self._placer.rows, hits, strict=False)]
         tracer_cpu_ns = time.process_time_ns() - self._cpu_before_ns - self._windows.cpu_ns
         bpf_ns: int = self._programs.cost()["bpf_ns"]
-        return round(bpf_ns / share) + tracer_cpu_ns + cost.trap_ns(rows)
+        return round(bpf_ns / share) + tracer_cpu_ns + cost.trap_ns(rows, self._hit_ns)
 
     def _cost(self) -> dict[str, Any]:
         share = self._stats.share(self._wall_ns() / 1e9)
@@ -396,6 +398,8 @@ class _Run:
             "tracer_cpu_ns": tracer_cpu_ns,
             "ptrace_stops": self._holder.stops,
             "held_ns": self._holder.held_ns,
+            "hit_ns": self._hit_ns,
+            "hit_ns_measured": self._hit_ns_measured,
         }
         if self._target_cpu_ns is None:
             return parts
@@ -408,6 +412,7 @@ class _Run:
             self._wall_ns(),
             cpus,
             self._windows.governor.spent_ns,
+            self._hit_ns,
         )
         return {**parts, "target_cpu_ns": self._target_cpu_ns, **estimated}
 

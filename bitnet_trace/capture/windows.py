@@ -66,12 +66,18 @@ class _Process:
 
 
 class Windows:
-    """The windows of one run. `files` and `decode_cookies` may grow while it runs."""
+    """The windows of one run. `files` and `decode_cookies` may grow; `hit_ns`: of a hit, by cost class."""
 
     def __init__(
-        self, programs: Programs, files: Mapping[Key, WindowedFile], decode_cookies: list[int], governor: Governor
+        self,
+        programs: Programs,
+        files: Mapping[Key, WindowedFile],
+        decode_cookies: list[int],
+        governor: Governor,
+        hit_ns: Mapping[str, int],
     ) -> None:
         self._programs, self._files, self._decode_cookies = programs, files, decode_cookies
+        self._hit_ns = hit_ns
         self.governor = governor
         self._processes: dict[int, _Process] = {}
         self._rows: list[dict[str, Any]] = []
@@ -209,7 +215,7 @@ class Windows:
             for one in probes:
                 one.row.update(attached=True, reason=None)
         kinds = [one.row["cost_class"] for _, probes in probed for one in probes]
-        hits_ns = round((hits - hits_before) * max(window_hit_ns(kind) for kind in kinds))
+        hits_ns = round((hits - hits_before) * max(window_hit_ns(kind, self._hit_ns) for kind in kinds))
         cost_ns = self.governor.charge(hits_ns, time.thread_time_ns() - before_ns, end_ns - begin_ns, cpus)
         n_recorded = recorded - recorded_before
         if n_recorded:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import click
 
 from bitnet_trace import host, kernel_features
-from bitnet_trace.capture import delay_accounting
+from bitnet_trace.capture import calibration, delay_accounting
 from bitnet_trace.errors import TraceError
 from bitnet_trace.resources import bpf_dir
 
@@ -45,6 +45,7 @@ class Attempts:
     multi_uprobe: str | None
     programs: str | None
     hardware_counter: str | None
+    uprobe_costs: str | None = None
 
 
 def attempt(privileged: bool) -> Attempts | None:
@@ -59,7 +60,15 @@ def attempt(privileged: bool) -> Attempts | None:
         multi_uprobe=kernel_features.multi_uprobe(target),
         programs=_load_programs(),
         hardware_counter=kernel_features.hardware_counter(),
+        uprobe_costs=_measure_uprobes(),
     )
+
+
+def _measure_uprobes() -> str | None:
+    try:
+        return calibration.sentence(calibration.hit_costs())
+    except OSError:
+        return None  # the line above says why
 
 
 def _load_programs() -> str | None:
@@ -167,6 +176,8 @@ def _kernel(machine: host.Host, tried: Attempts | None) -> Iterator[Check]:
         "tracepoints", tried.raw_tracepoint, "switches, faults, system calls", refused.format("CONFIG_BPF_EVENTS=y")
     )
     yield _tried("uprobes", tried.uprobe, "phases of the engine", refused.format("CONFIG_UPROBE_EVENTS=y"))
+    if tried.uprobe_costs:
+        yield Check("uprobe costs", "ok", tried.uprobe_costs, "what a hit of a probe costs, by the instruction there")
     if tried.multi_uprobe:
         yield Check(
             "uprobes at once",

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from bitnet_trace.capture import calibration
 from bitnet_trace.capture.identity import calling_user
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.engines.found import engine_of, missing_roles
@@ -53,9 +54,13 @@ def probes(binary: str | None, as_json: bool) -> None:
         return
     found = _survey(binary)
     if as_json:
-        click.echo(json.dumps(_as_json(found), indent=2))
+        click.echo(json.dumps({**_as_json(found), "hit_ns": calibration.cached()}, indent=2))
     else:
         probe_tables.print_survey(screen, found)
+        measured = calibration.sentence(calibration.cached())
+        click.echo(
+            f"Measured on this machine: {measured}." if measured else "sudo bitnet-trace doctor measures it here."
+        )
 
 
 def _survey(binary: str) -> Survey:
