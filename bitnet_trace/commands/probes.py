@@ -58,9 +58,7 @@ def probes(binary: str | None, as_json: bool) -> None:
     else:
         probe_tables.print_survey(screen, found)
         measured = calibration.sentence(calibration.cached())
-        click.echo(
-            f"Measured on this machine: {measured}." if measured else "sudo bitnet-trace doctor measures it here."
-        )
+        click.echo(f"Measured here: {measured}." if measured else "Not measured here yet: sudo bitnet-trace doctor")
 
 
 def _survey(binary: str) -> Survey:

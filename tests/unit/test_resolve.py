@@ -336,7 +336,7 @@ def test_command_shows_probes_of_the_program_and_its_libraries(engine: Path) -> 
     assert f"{engine}/bin/prog: llama.cpp" in result.output
     assert "libllama.so" in result.output
     assert "context=rdi, n_tokens=u32 at rsp+8" in result.output
-    assert "not probed  sample: no symbol llama_sampler_sample" in result.output
+    assert "not probed   sample: no symbol llama_sampler_sample" in result.output
     assert "not found   libgone.so" in result.output
 
 
