@@ -24,6 +24,7 @@ class Options:
     sample_frequency: int = 99
     debug_information: bool = False
     overhead_budget_pct: float = 2.0
+    functions: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -35,4 +36,5 @@ class Options:
             "sample_frequency": self.sample_frequency,
             "debug_information": self.debug_information,
             "overhead_budget_pct": self.overhead_budget_pct,
+            "functions": list(self.functions),
         }

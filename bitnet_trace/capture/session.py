@@ -156,11 +156,13 @@ class _Run:
         from bitnet_trace.capture.drain import Drain
         from bitnet_trace.capture.governor import Governor
         from bitnet_trace.capture.libraries import ProbePlacer
-        from bitnet_trace.capture.windows import Windows
+        from bitnet_trace.capture.windows import BARRIERS, Windows
         from bitnet_trace.recording.writer import Writer
 
         self._spaces = AddressSpaces()
-        self._placer = ProbePlacer(self._programs, self._parser, self._spaces, len(self._kernel_rows))
+        self._placer = ProbePlacer(
+            self._programs, self._parser, self._spaces, len(self._kernel_rows), self._options.functions
+        )
         self._debuggers = Debuggers(self._placer, self._programs.hold)
         self._holder = self._debuggers.holder
         owner = (self._user.uid, self._user.gid) if self._user else None
@@ -177,7 +179,8 @@ class _Run:
         self._cpu_before_ns = time.process_time_ns()
         governor = Governor(self._options.overhead_budget_pct, self._always_on_ns)
         placed = self._placer.windowed, self._placer.decode_cookies
-        self._windows = Windows(self._programs, *placed, governor, self._hit_ns)
+        whats = [BARRIERS, *(f"function:{name}" for name in self._options.functions)]
+        self._windows = Windows(self._programs, *placed, governor, self._hit_ns, whats)
         self._child.release()
 
     def give_up(self) -> None:
@@ -261,7 +264,11 @@ class _Run:
             self._looked_at_again.add(pid)
             self._placer.look_at(pid)
             self._windows.look_again(pid)
+        self._write_windows()
+
+    def _write_windows(self) -> None:
         self._writer.windows(self._windows.take_rows())
+        self._writer.calls(self._windows.take_call_rows())
 
     def _stop_too(self) -> None:
         """The target was stopped with all of its job: so are we, for our shell to see, until the job is continued.
@@ -299,7 +306,7 @@ class _Run:
         self._wait_for_output()
         self._programs.detach()
         self._record(lambda: self._drain.finish(time.monotonic_ns()))
-        self._record(lambda: self._writer.windows(self._windows.take_rows()))
+        self._record(self._write_windows)
         self._debuggers.take(self._drain.take_news(), look=False)
         self._placer.finish()
         self._stats.close()
@@ -411,7 +418,7 @@ class _Run:
             self._target_cpu_ns,
             self._wall_ns(),
             cpus,
-            self._windows.governor.spent_ns,
+            sum(self._windows.governor.spent_ns.values()),
             self._hit_ns,
         )
         return {**parts, "target_cpu_ns": self._target_cpu_ns, **estimated}

@@ -79,6 +79,12 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     help="What tracing may cost the program. What is always on is paid for first; what is left of it goes to windows: "
     "moments in which barriers are looked at. 0: none.",
 )
+@click.option(
+    "--functions",
+    multiple=True,
+    metavar="NAME",
+    help="Count the calls of a function, in windows as the budget allows; `*` is any text. May be given several times.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -93,6 +99,7 @@ def run(
     sample_freq: int,
     debug_info: bool,
     overhead_budget: float,
+    functions: tuple[str, ...],
     quiet: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -118,6 +125,7 @@ def run(
             sample_frequency=sample_freq,
             debug_information=debug_info,
             overhead_budget_pct=overhead_budget,
+            functions=functions,
         ),
     )
     if not quiet:

@@ -14,7 +14,7 @@ LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (
     *("events", "counters", "phases", "threads", "maps", "areas", "tensors", "taskstats"),
-    *("samples", "stacks", "symbols", "windows"),
+    *("samples", "stacks", "symbols", "windows", "calls"),
 )
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
@@ -176,6 +176,18 @@ WINDOW_SCHEMA = pa.schema(
     ]
 )
 
+# How often functions were called in a window, by phase: exact for phases that lie wholly in it. `probe`: a row of
+# meta["probes"].
+CALL_SCHEMA = pa.schema(
+    [
+        ("probe", pa.uint32()),
+        ("phase", pa.uint32()),
+        ("calls", pa.uint64()),
+        ("begin_ns", pa.int64()),
+        ("end_ns", pa.int64()),
+    ]
+)
+
 SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE = (
     np.dtype([(field.name, field.type.to_pandas_dtype()) for field in schema])
     for schema in (SAMPLE_SCHEMA, STACK_SCHEMA)
@@ -194,6 +206,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "stacks": STACK_SCHEMA,
     "symbols": SYMBOL_SCHEMA,
     "windows": WINDOW_SCHEMA,
+    "calls": CALL_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -210,6 +223,7 @@ NULLABLE = {
     "stacks": frozenset[str](),
     "symbols": frozenset({"module", "function", "inlined", "spins"}),
     "windows": frozenset[str](),
+    "calls": frozenset[str](),
 }
 
 # Fields that are moments of CLOCK_MONOTONIC.
@@ -226,4 +240,5 @@ TIMES = {
     "stacks": frozenset[str](),
     "symbols": frozenset[str](),
     "windows": frozenset({"begin_ns", "end_ns"}),
+    "calls": frozenset({"begin_ns", "end_ns"}),
 }
