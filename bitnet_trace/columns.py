@@ -346,7 +346,12 @@ _SPIN_SHARE = Column("spin_pct", "spinning", "pct", "share of its samples in a l
 
 # Off the CPU: a row per reason, and a row per program that ran in place of a thread that was preempted.
 WAITS: tuple[Column, ...] = (
-    Column("reason", "waits in", "text", "the system call or page fault that a thread waited in; preempted: none"),
+    Column(
+        "reason",
+        "waits in",
+        "text",
+        "the system call or page fault that a thread waited in; barrier: a futex of one; preempted: none",
+    ),
     Column("count", "times", "count", "how often a thread left its CPU for it"),
     Column("offcpu_ns", "off CPU", "ns", "time off the CPU"),
     Column("runq_wait_ns", "run queue", "ns", "of that, time in which the thread wanted a CPU"),
@@ -365,7 +370,16 @@ FUNCTIONS: tuple[Column, ...] = (
     Column("explain", "explanation", "text", "what it is for, in a line", how="sampled"),
     _SAMPLES,
     _SELF,
+    Column("self_ns", "self time", "ns", "time on a CPU in it: its samples by their period", how="sampled"),
     Column("total_pct", "total", "pct", "share of samples in it or in what it called", how="sampled"),
+    Column("total_ns", "total time", "ns", "time on a CPU in it or in what it called", how="sampled"),
+    Column(
+        "offcpu_ns",
+        "descheduled",
+        "ns",
+        "time off the CPU in it or in what it called, of waits of 0.2 ms and more whose stack goes as far",
+        how="sampled",
+    ),
     _SPIN_SHARE,
     _SHARES,
     Column("calls", "calls", "count", "how often it was called", how="derived", measured=False),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bitnet_trace.analysis.wait_stacks import WaitStacks
 from bitnet_trace.engines.roles import role_of
 from bitnet_trace.recording.reader import Recording
 from bitnet_trace.recording.schema import KERNEL_SPACE
@@ -25,9 +26,10 @@ _FRAMES = frozenset({None, "graph", "matmul", "op", "engine", "unnamed"})
 class Profile:
     """What the samples say; all shares in percent of samples.
 
-    `functions`: a row per function, columns.FUNCTIONS; total_pct is NA unless enough stacks are complete, phase_shares
-    is {phase name: percent of that phase's samples}. `roles`: a row per role, columns.ROLES, work before waiting;
-    spinning is one, wherever it happens. `spin`: a row per thread and phase name in which there was any, columns.SPIN.
+    `functions`: a row per function that was sampled or waited in, columns.FUNCTIONS; total_pct and total_ns are NA
+    unless enough stacks are complete, phase_shares is {phase name: percent of that phase's samples}. `roles`: a row per
+    role, columns.ROLES, work before waiting; spinning is one, wherever it happens. `spin`: a row per thread and phase
+    name in which there was any, columns.SPIN.
     """
 
     n_samples: int
@@ -38,13 +40,19 @@ class Profile:
     spin: pd.DataFrame
 
 
-def profile(recording: Recording, phases: pd.DataFrame) -> Profile | None:
-    """The profile of a recording; `phases` has the columns id and name. None without samples."""
+def profile(
+    recording: Recording, phases: pd.DataFrame, frames: pd.DataFrame | None = None, waits: WaitStacks | None = None
+) -> Profile | None:
+    """The profile of a recording; `phases` has the columns id and name. None without samples.
+
+    `frames` and `waits` where they are known already.
+    """
     samples = recording.samples
     samples = samples[samples["reason"] == 0]
     if not len(samples):
         return None
-    frames = frames_of(recording)
+    frames = frames_of(recording) if frames is None else frames
+    waits = WaitStacks(recording, frames) if waits is None else waits
     leaves = frames[frames["level"] == 0].drop_duplicates("stack").set_index("stack")
     names = dict(zip(phases["id"].astype(int), phases["name"].astype(str), strict=True))
     table = pd.DataFrame(
@@ -61,11 +69,12 @@ def profile(recording: Recording, phases: pd.DataFrame) -> Profile | None:
     complete = _complete(frames)
     complete_pct = 100 * float(table["stack"].isin(complete).mean())
     totals = _totals(table, frames) if complete_pct >= COMPLETE_ENOUGH_PCT else None
+    period_ns = int(samples["period_ns"].max())
     return Profile(
         n_samples=len(table),
-        period_ns=int(samples["period_ns"].max()),
+        period_ns=period_ns,
         complete_pct=round(complete_pct, 1),
-        functions=_functions(table, totals),
+        functions=_functions(table, totals, period_ns, frames, waits.by_function()),
         roles=_roles(table.assign(role=_role_column(table))),
         spin=_spin(table, recording.threads),
     )
@@ -129,20 +138,38 @@ def _totals(table: pd.DataFrame, frames: pd.DataFrame) -> "pd.Series[int]":
     return totals
 
 
-def _functions(table: pd.DataFrame, totals: "pd.Series[int] | None") -> pd.DataFrame:
-    result = _grouped(table, ["module", "function"])
-    keys = pd.MultiIndex.from_frame(result[["module", "function"]])
-    by_function = table.groupby(["module", "function"], sort=False)
-    most = by_function["role"].agg(_commonest).reindex(keys)
-    result["role"] = most.to_numpy()
-    result["explain"] = by_function["explain"].agg(_commonest).reindex(keys).to_numpy()
+def _functions(
+    table: pd.DataFrame,
+    totals: "pd.Series[int] | None",
+    period_ns: int,
+    frames: pd.DataFrame,
+    waited_ns: "pd.Series[int]",
+) -> pd.DataFrame:
+    keys = ["module", "function"]
+    result = _grouped(table, keys).set_index(keys)
+    by_function = table.groupby(keys, sort=False)
+    for name in ("role", "explain"):
+        result[name] = by_function[name].agg(_commonest)
+    result["spin_pct"] = 100 * by_function["spins"].mean()
+    # what was never sampled on a CPU and waited has a row too
+    asleep = waited_ns.index.difference(result.index)
+    known = frames.drop_duplicates(keys).set_index(keys)
+    rows = pd.DataFrame(
+        {"samples": 0, "self_pct": 0.0, "role": known["role"], "explain": known["explain"]}, known.index
+    )
+    rows = rows.loc[rows.index.isin(asleep)]
+    rows["phase_shares"] = pd.Series([{} for _ in range(len(rows))], index=rows.index, dtype=object)
+    result = pd.concat([result, rows]) if len(rows) else result
+    result["self_ns"] = result["samples"] * period_ns
+    result["total_ns"] = result["total_pct"] = pd.NA
+    if totals is not None:
+        with_callees = totals.reindex(result.index).fillna(0)
+        result["total_ns"] = (with_callees * period_ns).astype(np.int64)
+        result["total_pct"] = 100 * with_callees / len(table)
+    result["offcpu_ns"] = waited_ns.reindex(result.index).fillna(0).astype(np.int64)
     result["calls"] = result["mean_ns"] = pd.NA
     result["how"] = "sampled"
-    result["spin_pct"] = (100 * by_function["spins"].mean()).reindex(keys).to_numpy()
-    result["total_pct"] = pd.NA
-    if totals is not None:
-        result["total_pct"] = (100 * totals.reindex(keys) / len(table)).to_numpy()
-    return result.rename(columns={"function": "name"})
+    return result.reset_index().rename(columns={"function": "name"})
 
 
 def _roles(table: pd.DataFrame) -> pd.DataFrame:

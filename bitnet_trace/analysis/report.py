@@ -21,11 +21,12 @@ from bitnet_trace.analysis.latency import FaultLatencies
 from bitnet_trace.analysis.names import ThreadNames
 from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.analysis.preemption import Preemptions
-from bitnet_trace.analysis.profile import Profile, profile
+from bitnet_trace.analysis.profile import Profile, frames_of, profile
 from bitnet_trace.analysis.run_queue import RunQueueWaits
 from bitnet_trace.analysis.speed import compare_timings, summary
 from bitnet_trace.analysis.tlb import TlbFlushes
 from bitnet_trace.analysis.token_time import phase_time, token_time
+from bitnet_trace.analysis.wait_stacks import WaitStacks
 from bitnet_trace.analysis.waits import Waits
 from bitnet_trace.columns import COUNTERS, TOKENS, by_key
 from bitnet_trace.recording.reader import Recording
@@ -82,7 +83,9 @@ def build_report(recording: Recording) -> Report:
     """The report of `recording`: its events are read once, in pieces."""
     named = name_phases(recording.phases)
     latencies, requests, flushes, run_queue = FaultLatencies(), IoRequests(), TlbFlushes(), RunQueueWaits(named)
-    pairs, waits, preemptions = SwitchPairs(), Waits(), Preemptions()
+    frames = frames_of(recording)
+    wait_stacks = WaitStacks(recording, frames)
+    pairs, waits, preemptions = SwitchPairs(), Waits(wait_stacks), Preemptions()
     barriers = BarrierEvents(recording.windows, recording.phases)
     places = PlaceGatherer(recording, named)
     latest_ns = 0
@@ -112,7 +115,7 @@ def build_report(recording: Recording) -> Report:
     total = tables.without_unattached(tables.total(counters), COUNTERS, blind)
     names = ThreadNames(recording.threads, meta.get("neighbours", {}))
     by_thread = tables.without_unattached(tables.by_thread(counters, phases, recording.threads), COUNTERS, blind)
-    sampled = profile(recording, phases)
+    sampled = profile(recording, phases, frames, wait_stacks)
     timed = phases if by_thread["cpu_ns"].notna().all() else phases[:0]
     calls = token_time(counters, timed, by_thread, sampled)
     report = Report(

@@ -7,6 +7,7 @@ import pandas as pd
 
 from bitnet_trace.analysis.absences import PREEMPTED, Absences
 from bitnet_trace.analysis.names import ThreadNames
+from bitnet_trace.analysis.wait_stacks import BARRIER, WaitStacks
 from bitnet_trace.columns import INSTEAD, WAITS
 from bitnet_trace.recording.layout import WaitReason
 
@@ -28,6 +29,8 @@ def reason_name(number: int) -> str:
     """What a wait_reason of bpf/record.h is, for people."""
     if number == PREEMPTED:
         return "preempted"
+    if number == BARRIER:
+        return "barrier"
     if number == WaitReason.FAULT:
         return "page fault"
     if number == WaitReason.NONE:
@@ -36,9 +39,10 @@ def reason_name(number: int) -> str:
 
 
 class Waits:
-    """Sums of absences by what they were for."""
+    """Sums of absences by what they were for; `stacks` tell barriers from other futexes."""
 
-    def __init__(self) -> None:
+    def __init__(self, stacks: WaitStacks | None = None) -> None:
+        self._stacks = stacks
         self._sums: list[pd.DataFrame] = []
 
     def add(self, absences: Absences) -> None:
@@ -46,7 +50,7 @@ class Waits:
             return
         table = pd.DataFrame(
             {
-                "reason": absences.reason,
+                "reason": self._stacks.told_apart(absences) if self._stacks else absences.reason,
                 "next": absences.next,
                 "count": 1,
                 "offcpu_ns": absences.offcpu_ns,

@@ -9,6 +9,8 @@ from bitnet_trace.render.grids import Grid, grid_of, rows_of
 
 MAX_FUNCTIONS = 20
 MAX_SPINNING = 8
+MAX_WAITING = 10
+_LEAST_WAITING_NS = 1_000_000
 _NAME_LIMIT = 52
 _LEAST_PCT = 0.5
 _SPIN_NOTE = "spin: in a loop around `pause`, waiting for another thread"
@@ -19,6 +21,8 @@ def grids(profile: Profile | None) -> list[Grid]:
     if profile is None:
         return []
     tables = [_roles(profile), _functions(profile)]
+    if (profile.functions["offcpu_ns"] >= _LEAST_WAITING_NS).any():
+        tables.append(_waiting(profile))
     return [*tables, _spinning(profile)] if len(profile.spin) else tables
 
 
@@ -60,13 +64,14 @@ def _roles(profile: Profile) -> Grid:
 def _functions(profile: Profile) -> Grid:
     known = by_key(FUNCTIONS)
     shown = profile.functions[profile.functions["self_pct"] >= _LEAST_PCT].head(MAX_FUNCTIONS)
-    keys = ["self_pct", "total_pct", "spin_pct", "role", "module"]
-    columns: list[Column] = [known[key] for key in keys if key != "total_pct" or shown[key].notna().any()]
+    keys = ["self_pct", "self_ns", "total_pct", "total_ns", "spin_pct", "offcpu_ns", "role", "module"]
+    columns: list[Column] = [known[key] for key in keys if not key.startswith("total") or shown[key].notna().any()]
     names = [_name(name) for name in shown["name"]]
     rows = [[name, *rest] for name, rest in zip(names, rows_of(shown, columns), strict=True)]
     left = frozenset({0, *(number for number, column in enumerate(columns, 1) if column.format == "text")})
     notes = [f"{name}: {why}" for name, why in zip(names, shown["explain"], strict=True) if isinstance(why, str)]
     rest = profile.functions.iloc[len(shown) :]
+    rest = rest[rest["samples"] > 0]
     if len(rest):
         share = percent(float(rest["self_pct"].sum()))
         notes.insert(0, f"and {amount(len(rest))} more functions with {share} of the samples")
@@ -80,6 +85,23 @@ def _functions(profile: Profile) -> Grid:
         1,
         left,
         notes=notes,
+        source="functions",
+    )
+
+
+def _waiting(profile: Profile) -> Grid:
+    table = profile.functions[profile.functions["offcpu_ns"] >= _LEAST_WAITING_NS]
+    table = table.sort_values("offcpu_ns", ascending=False, kind="stable").head(MAX_WAITING)
+    known = by_key(FUNCTIONS)
+    columns = [known[key] for key in ("offcpu_ns", "self_ns", "role", "module")]
+    rows = [[_name(name), *row] for name, row in zip(table["name"], rows_of(table, columns), strict=True)]
+    return Grid(
+        "Functions with most time off the CPU (sampled)",
+        ["function", *(column.title for column in columns)],
+        rows,
+        1,
+        frozenset({0, 3, 4}),
+        notes=["of waits of 0.2 ms and more: in the function or in what it called, as far as their stacks go"],
         source="functions",
     )
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bitnet_trace.analysis.phases import name_phases
-from bitnet_trace.analysis.profile import SPIN_ROLE, profile
+from bitnet_trace.analysis.profile import COMPLETE_ENOUGH_PCT, SPIN_ROLE, profile
+from bitnet_trace.analysis.report import build_report
 from bitnet_trace.recording.reader import open_recording
 
 pytestmark = pytest.mark.requires_bpf
@@ -95,6 +96,35 @@ def test_spinning_is_seen_in_every_build(trace, program, flags):
         samples = int((run.recording.samples["tid"] == line["tid"]).sum())
         measured = float((mine["spin_pct"] * mine["samples"]).sum()) / samples
         assert abs(measured - 100 * line["spun"] / line["cpu"]) <= 5, line
+
+
+def test_a_barrier_that_sleeps_is_told_from_other_futexes(trace, program):
+    run = trace([program("hot.c"), "meet", "1.5"])
+    report = build_report(run.recording)
+    waits = report.waits.set_index("reason")
+    # in futexes; the program's own time in its barriers is more, where it was preempted
+    waited_ns = int(run.total([line["tid"] for line in run.lines])["futex_wait_ns"])
+    assert 0.5 * sum(line["waited"] for line in run.lines) < waited_ns
+    assert abs(int(waits.loc["barrier", "offcpu_ns"]) - waited_ns) <= 0.05 * waited_ns
+    assert waits.loc["barrier", "count"] >= 200
+    functions = report.profile.functions.set_index("name")
+    asleep = functions[functions.index.str.contains("pthread_barrier_wait")]
+    assert abs(int(asleep["offcpu_ns"].sum()) - waited_ns) <= 0.05 * waited_ns
+    assert set(asleep["role"]) == {"barrier"}
+
+
+def test_self_and_total_times_are_the_programs_own(trace, program):
+    """As in a report of uftrace: each function's own time, and with what it calls, where stacks are complete."""
+    flags = ("-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer")
+    run = trace([program("hot.c", *flags), "work", "2"], options=["--sample-freq", "499"])
+    (line,) = run.lines
+    found = profile_of(run.recording)
+    assert found.complete_pct >= COMPLETE_ENOUGH_PCT
+    functions = found.functions.set_index("name")
+    for name in WORK:
+        assert abs(functions.loc[name, "self_ns"] - line[name]) <= 0.05 * line["cpu"]
+        assert functions.loc[name, "total_ns"] >= functions.loc[name, "self_ns"]
+    assert abs(functions.loc["main", "total_ns"] - line["cpu"]) <= 0.05 * line["cpu"]
 
 
 def test_without_samples(trace):

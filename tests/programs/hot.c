@@ -2,6 +2,7 @@
  *
  * hot work SECONDS: one thread; half of its CPU time in heavy(), three tenths in medium(), the rest in light().
  * hot spin SECONDS: two threads meet at a barrier; one works three times as long as the other, which waits with `pause`.
+ * hot meet SECONDS: as spin, but the barrier is pthread's, where threads sleep.
  * A JSON line for each thread: tid, CPU time by clock, and what it knows of where that went, in ns. */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -62,21 +63,40 @@ static void barrier(void)
 		__builtin_ia32_pause();
 }
 
+static pthread_barrier_t sleeping;
+static int asleep;
+
+static void wait_for_the_other(void)
+{
+	if (asleep)
+		pthread_barrier_wait(&sleeping);
+	else
+		barrier();
+}
+
+static long long wall_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
 static void *meet(void *slow)
 {
-	long long begin = cpu_ns(), worked = 0, waited = 0;
+	long long begin = cpu_ns(), worked = 0, waited = 0, slept = 0;
 	static _Atomic int rounds;
 
 	rounds = seconds / 0.006;
-	barrier();
+	wait_for_the_other();
 	for (int i = 0; i < rounds; i++) {
 		worked += use(slow ? heavy : light, slow ? 6000000 : 2000000);
-		long long before = cpu_ns();
-		barrier();
+		long long before = cpu_ns(), wall = wall_ns();
+		wait_for_the_other();
 		waited += cpu_ns() - before;
+		slept += wall_ns() - wall;
 	}
-	printf("{\"tid\": %ld, \"cpu\": %lld, \"worked\": %lld, \"spun\": %lld}\n", syscall(SYS_gettid), cpu_ns() - begin, worked,
-	       waited);
+	printf("{\"tid\": %ld, \"cpu\": %lld, \"worked\": %lld, \"spun\": %lld, \"waited\": %lld}\n", syscall(SYS_gettid),
+	       cpu_ns() - begin, worked, waited, slept);
 	return 0;
 }
 
@@ -85,7 +105,9 @@ int main(int argc, char **argv)
 	if (argc != 3)
 		return 2;
 	seconds = atof(argv[2]);
-	if (!strcmp(argv[1], "spin")) {
+	asleep = !strcmp(argv[1], "meet");
+	pthread_barrier_init(&sleeping, 0, 2);
+	if (asleep || !strcmp(argv[1], "spin")) {
 		pthread_t other;
 		pthread_create(&other, 0, meet, 0);
 		meet("slow");

@@ -1,9 +1,12 @@
 """Time off the CPU by reason, and who ran instead."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
 from bitnet_trace.analysis.absences import SwitchPairs
+from bitnet_trace.analysis.wait_stacks import WaitStacks
 from bitnet_trace.analysis.waits import Waits
 from bitnet_trace.recording.layout import DURATION_ONLY, Kind, SwitchFlag, WaitReason
 from tests.unit.traces import event, events
@@ -48,6 +51,39 @@ def test_reasons_whatever_the_batches(size):
     assert instead.to_dict("records") == [
         {"tid": 77, "comm": "cc1", "own": "no", "count": 1, "offcpu_ns": 10, "runq_wait_ns": 10}
     ]
+
+
+def test_barriers_are_told_from_other_futexes_by_their_stacks():
+    ms = 1_000_000
+    samples = pd.DataFrame(
+        [(20 * ms, 1, FUTEX, 0, 5 * ms), (41 * ms, 1, FUTEX, 1, 5 * ms), (50 * ms, 2, READ, 0, 5 * ms)],
+        columns=["ts_ns", "tid", "reason", "stack", "period_ns"],
+    )
+    frames = pd.DataFrame(
+        [
+            (0, 0, "libc", "syscall", None),
+            (0, 1, "libgomp", "[libgomp+0x10]", "OpenMP runtime"),
+            (1, 0, "libc", "syscall", None),
+            (1, 1, "a", "queue", "other"),
+        ],
+        columns=["stack", "level", "module", "function", "role"],
+    )
+    stacks = WaitStacks(SimpleNamespace(samples=samples), frames)
+    waits, pairs = Waits(stacks), SwitchPairs()
+    story = [
+        away(1 * ms, 1, FUTEX), back(2 * ms, 1, 50_000),  # too short for a stack of its own
+        away(14 * ms, 1, FUTEX), back(19 * ms, 1, 5 * ms, ms),
+        away(35 * ms, 1, FUTEX), back(40 * ms, 1, 5 * ms),
+        away(44 * ms, 2, READ), back(49 * ms, 2, 5 * ms),
+        away(60 * ms, 2, FUTEX), back(70 * ms, 2, 10 * ms),  # its stack was lost
+    ]  # fmt: skip
+    waits.add(pairs.add(events(*story)))
+    table = waits.by_reason().set_index("reason")
+    assert list(table.loc["barrier"]) == [1, 5 * ms, ms]
+    assert list(table.loc["futex"]) == [3, 15 * ms + 50_000, 0]
+    assert stacks.by_function().to_dict() == {
+        ("a", "queue"): 5 * ms, ("libc", "syscall"): 15 * ms, ("libgomp", "[libgomp+0x10]"): 10 * ms
+    }  # fmt: skip
 
 
 def test_durations_alone_are_no_waits():
