@@ -63,11 +63,10 @@ def timeline(report: Report) -> Chart | None:
     tids = [int(tid) for tid in busiest["tid"]]
     seen = activity(report.recording, tids, start_ns, end_ns, _N_SPANS)
     labels = [f"{escape(_comm(comm))} {tid}" for comm, tid in zip(busiest["comm"], tids, strict=True)]
-    middle_s = (((np.arange(_N_SPANS) + 0.5) * seen.span_ns + start_ns - origin_ns) / 1e9).round(6).tolist()
+    middle_s = ((np.arange(_N_SPANS) + 0.5) * seen.span_ns / 1e9).round(6).tolist()
     decodes = phases[phases["role"] == "decode"]
     pid = int((decodes if len(decodes) else phases)["pid"].mode().iloc[0])
     spans = phase_spans(phases[phases["pid"] == pid], start_ns, end_ns, _N_SPANS)
-    spans["begin_ns"] += start_ns - origin_ns
     traces: list[dict[str, Any]] = [
         {
             "type": "bar",
@@ -115,8 +114,8 @@ def timeline(report: Report) -> Chart | None:
     layout = {
         "barmode": "overlay",
         "xaxis": {
-            "title": {"text": "seconds since the start"},
-            "range": [(edge - origin_ns) / 1e9 for edge in (start_ns, end_ns)],
+            "title": {"text": "seconds since the program began"},
+            "range": [0, (end_ns - start_ns) / 1e9],
         },
         "yaxis": {"domain": [0, threads_share], "autorange": "reversed", "automargin": True, "type": "category"},
         "yaxis2": {"domain": [threads_share + 0.04, 0.82], "title": {"text": "faults"}, "rangemode": "tozero"},

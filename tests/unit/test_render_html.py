@@ -86,6 +86,11 @@ def test_the_timeline_covers_what_threads_ran(page):
     # of 249 ms it was on a CPU for all but a fiftieth
     assert sum(main) / len(main) == pytest.approx(98, abs=0.5)
     phases = {trace["name"]: sum(trace["x"]) for trace in figure["data"] if trace["type"] == "bar"}
+    low, high = figure["layout"]["xaxis"]["range"]
+    drawn = [edge for trace in figure["data"] if trace["type"] == "bar" for edge in trace["base"]]
+    assert low == min(drawn) == 0
+    assert high == pytest.approx(0.249, rel=0.02)
+    assert low < min(heat["x"]) < max(heat["x"]) < high
     assert phases["load"] == pytest.approx(0.1, rel=0.01)
     assert phases["decode"] == pytest.approx(0.05, rel=0.05)
 
