@@ -33,6 +33,8 @@ def render(report: Report) -> str:
         "timeline": [charts.timeline(report)],
         "tokens": [charts.token_time(report)],
         "waiting": [charts.run_queue(report)],
+        "barriers": [charts.lateness(report)],
+        "places": [charts.fault_map(report)],
     }
     flames = {"functions": _flames(report)}
     listed = sections(report)
