@@ -221,6 +221,7 @@ def lateness(report: Report) -> Chart | None:
     ]
     layout = {
         "barmode": "stack",
+        "showlegend": True,
         "colorway": list(_PART_COLORS.values()),
         "xaxis": {"title": {"text": "calls that were seen"}},
         "yaxis": {"title": {"text": "ms"}, "rangemode": "tozero"},
