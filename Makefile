@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml | packages
 	@$(PIP) install -e '.[demo,dev]'
 	@touch $@
 
-browser: ## Chromium, in which the tests open HTML reports (they skip without) and docs takes its pictures (root)
+browser: ## Chromium: tests open HTML reports in it (they skip without), docs takes pictures (root)
 	@command -v chromium >/dev/null || apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null
 
 demo: setup ## trace the embedded workload: a synthetic ternary model, decoded (root)
@@ -67,10 +67,10 @@ format: setup ## reformat and sort imports
 bench: setup ## the cost of start-up and of tracing on this machine (root)
 	$(SUDO) $(BIN)/python -m tests.bench
 
-docs: setup ## the README's picture, of a recording of the demo (root)
+docs: setup browser ## the pictures of README and docs, of a recording of the demo, or of RECORDING (root)
 	mkdir -p build docs/images
-	$(SUDO) $(BIN)/bitnet-trace demo --force -o build/hello.btrace >/dev/null
-	$(BIN)/python docs/screenshot.py build/hello.btrace docs/images/report.svg
+	$(if $(RECORDING),,$(SUDO) $(BIN)/bitnet-trace demo --force -o build/hello.btrace >/dev/null)
+	$(BIN)/python docs/screenshot.py $(or $(RECORDING),build/hello.btrace) docs/images
 
 build: setup ## the wheel, in dist/
 	$(PIP) wheel --no-deps --wheel-dir dist .

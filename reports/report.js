@@ -14,6 +14,7 @@
         font: { color: color("--text"), family: "system-ui, sans-serif", size: narrow ? 10 : 12 },
         margin: { l: narrow ? 44 : 64, r: 8, t: 8, b: 44 },
         hoverlabel: { align: "left" },
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: color("--dim"), activecolor: color("--link") },
         dragmode: narrow ? false : "zoom",
       };
       for (const key of Object.keys(layout)) {

@@ -90,9 +90,10 @@ class PlaceGatherer:
         chosen = batch[np.isin(batch["kind"], _KINDS, kind="table")]
         pending = np.concatenate([self._pending, chosen]) if len(self._pending) else chosen
         settled_ns = max(int(batch["ts_ns"].max()) - _SETTLED_NS, 0)
-        settled = pending["ts_ns"] <= settled_ns
-        self._pending = pending[~settled]
-        self._take(pending[settled], settled_ns)
+        pending = _in_order(pending)
+        n_settled = int(np.searchsorted(pending["ts_ns"], np.uint64(settled_ns), side="right"))
+        self._pending = pending[n_settled:].copy()
+        self._take(pending[:n_settled], settled_ns)
 
     def result(self) -> FaultPlaces:
         """The tables; to be called once, after all events."""
@@ -123,8 +124,6 @@ class PlaceGatherer:
     # ---- one piece of time ----------------------------------------------------------------------------------------
 
     def _take(self, rows: Events, until_ns: int) -> None:
-        if (rows["ts_ns"][1:] < rows["ts_ns"][:-1]).any():
-            rows = rows[np.argsort(rows["ts_ns"], kind="stable")]
         place = np.searchsorted(self._phase_ids, rows["phase"].astype(np.int64))
         place = np.where(place < len(self._phase_ids), place, 0)
         known = len(self._phase_ids) > 0 and self._phase_ids[place] == rows["phase"]
@@ -254,7 +253,7 @@ class PlaceGatherer:
         if not len(regions):
             return
         n_tensors, n_phases = len(self._tensors) + 1, len(self._phase_names)
-        keys, place = np.unique((regions * n_tensors + tensors + 1) * n_phases + phases, return_inverse=True)
+        place, keys = pd.factorize((regions * n_tensors + tensors + 1) * n_phases + phases)
         table = _nothing().reindex(range(len(keys)), fill_value=0)
         table["region"] = keys // n_phases // n_tensors
         table["tensor"] = keys // n_phases % n_tensors - 1
@@ -266,13 +265,20 @@ class PlaceGatherer:
             self._sums = [pd.concat(self._sums).groupby(_PLACE, as_index=False).sum()]
 
 
+def _in_order(rows: Events) -> Events:
+    if (rows["ts_ns"][1:] < rows["ts_ns"][:-1]).any():
+        return rows[np.argsort(rows["ts_ns"], kind="stable")]
+    return rows
+
+
 def _nothing() -> pd.DataFrame:
     return pd.DataFrame({name: np.empty(0, np.int64) for name in [*_PLACE, *_SUMS]})
 
 
 def _populated_addresses(rows: Events, populates: npt.NDArray[np.bool_]) -> Ints:
     """Where the call lay that brought pages in: its record has the same thread and time. _NO_ADDRESS: other calls."""
-    calls = rows[np.isin(rows["kind"], _ADDRESSED) & np.isin(rows["ts_ns"], rows["ts_ns"][populates])]
+    calls = rows[np.isin(rows["kind"], _ADDRESSED)]
+    calls = calls[np.isin(calls["ts_ns"], rows["ts_ns"][populates])]
     places = {
         (tid, ts_ns): word & _PAGE_MASK if word & _PAGE_MASK else _NO_ADDRESS
         for tid, ts_ns, word in zip(calls["tid"].tolist(), calls["ts_ns"].tolist(), calls["arg1"].tolist(), strict=True)

@@ -12,7 +12,7 @@ from bitnet_trace.analysis.activity import activity, phase_spans
 from bitnet_trace.analysis.phases import PHASE_NAMES, UNKNOWN
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.analysis.tables import engine_pids
-from bitnet_trace.columns import PARTS
+from bitnet_trace.columns import PARTS, PLACE_SUMS, by_key
 from bitnet_trace.printable import printable
 from bitnet_trace.render.format import amount, duration
 
@@ -29,6 +29,7 @@ _PART_COLORS = {
     "io_ns": "#0072b2",
     "rest_ns": "#999999",
 }
+_WAYS_IN = {"bytes": "#d55e00", "populated_bytes": "#56b4e9", "read_bytes": "#009e73"}
 _PHASE_COLORS = dict(
     zip(
         (*PHASE_NAMES, UNKNOWN),
@@ -63,11 +64,10 @@ def timeline(report: Report) -> Chart | None:
     tids = [int(tid) for tid in busiest["tid"]]
     seen = activity(report.recording, tids, start_ns, end_ns, _N_SPANS)
     labels = [f"{escape(_comm(comm))} {tid}" for comm, tid in zip(busiest["comm"], tids, strict=True)]
-    middle_s = (((np.arange(_N_SPANS) + 0.5) * seen.span_ns + start_ns - origin_ns) / 1e9).round(6).tolist()
+    middle_s = ((np.arange(_N_SPANS) + 0.5) * seen.span_ns / 1e9).round(6).tolist()
     decodes = phases[phases["role"] == "decode"]
     pid = int((decodes if len(decodes) else phases)["pid"].mode().iloc[0])
     spans = phase_spans(phases[phases["pid"] == pid], start_ns, end_ns, _N_SPANS)
-    spans["begin_ns"] += start_ns - origin_ns
     traces: list[dict[str, Any]] = [
         {
             "type": "bar",
@@ -115,8 +115,8 @@ def timeline(report: Report) -> Chart | None:
     layout = {
         "barmode": "overlay",
         "xaxis": {
-            "title": {"text": "seconds since the start"},
-            "range": [(edge - origin_ns) / 1e9 for edge in (start_ns, end_ns)],
+            "title": {"text": "seconds since the program began"},
+            "range": [0, (end_ns - start_ns) / 1e9],
         },
         "yaxis": {"domain": [0, threads_share], "autorange": "reversed", "automargin": True, "type": "category"},
         "yaxis2": {"domain": [threads_share + 0.04, 0.82], "title": {"text": "faults"}, "rangemode": "tozero"},
@@ -194,6 +194,73 @@ def run_queue(report: Report) -> Chart | None:
     }
     caption = "How often a thread that was ready waited how long for a CPU, by the phase in which the wait ended."
     return Chart("chart-run-queue", "Run-queue latency", caption, {"data": traces, "layout": layout}, 340)
+
+
+def lateness(report: Report) -> Chart | None:
+    """For how long each thread alone was missing at barriers, of each call that was seen; None without such calls."""
+    table = report.barriers.late_by_call.tail(_MAX_BARS)
+    table = table.loc[:, (table > 0).any()]
+    if not table.size:
+        return None
+    comms = report.by_thread.drop_duplicates("tid").set_index("tid")["comm"]
+    tokens = report.phases.drop_duplicates("id").set_index("id").reindex(table.index)
+    names = [
+        str(name) if pd.isna(token) else f"{name} {token}"
+        for name, token in zip(tokens["name"], tokens["token"], strict=True)
+    ]
+    traces = [
+        {
+            "type": "bar",
+            "name": f"{escape(_comm(comms.get(int(tid))))} {tid}",
+            "x": list(range(1, len(table) + 1)),
+            "y": [round(float(ns) / 1e6, 5) for ns in table[tid]],
+            "customdata": names,
+            "hovertemplate": "%{customdata}<br>%{y:.4f} ms<extra>%{fullData.name}</extra>",
+        }
+        for tid in table.columns
+    ]
+    layout = {
+        "barmode": "stack",
+        "showlegend": True,
+        "colorway": list(_PART_COLORS.values()),
+        "xaxis": {"title": {"text": "calls that were seen"}},
+        "yaxis": {"title": {"text": "ms"}, "rangemode": "tozero"},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+    }
+    caption = "Who was late: time for which only that thread was missing at barriers, in each call that was seen whole."
+    return Chart("chart-barriers", "Lateness at barriers", caption, {"data": traces, "layout": layout}, 340)
+
+
+def fault_map(report: Report) -> Chart | None:
+    """How much of each layer of the model came in by faults, ahead of use, and by reading; None where nothing did."""
+    if report.places is None:
+        return None
+    table = report.places.by_layer.dropna(subset=["layer"])
+    layers = table.groupby("layer")[list(_WAYS_IN)].sum().sort_index()
+    if not layers.to_numpy(dtype=np.int64).any():
+        return None
+    known = by_key(PLACE_SUMS)
+    traces = [
+        {
+            "type": "bar",
+            "name": known[key].title,
+            "x": [int(layer) for layer in layers.index],
+            "y": [round(int(n) / (1 << 20), 3) for n in layers[key]],
+            "marker": {"color": color},
+            "hovertemplate": f"layer %{{x}}: %{{y}} MiB {known[key].title}<extra></extra>",
+        }
+        for key, color in _WAYS_IN.items()
+        if layers[key].any()
+    ]
+    layout = {
+        "barmode": "stack",
+        "showlegend": True,
+        "xaxis": {"title": {"text": "layer"}, "dtick": max(1, len(layers) // 20)},
+        "yaxis": {"title": {"text": "MiB"}, "rangemode": "tozero"},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+    }
+    caption = "How each layer of the model came into memory: by page faults, populated ahead of use, read by calls."
+    return Chart("chart-layers", "The model by layer", caption, {"data": traces, "layout": layout}, 320)
 
 
 def _seconds(values_ns: "pd.Series[Any]") -> list[float]:

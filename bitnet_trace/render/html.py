@@ -8,7 +8,7 @@ from plotly.offline import get_plotlyjs
 from bitnet_trace.analysis import stacks
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.printable import printable
-from bitnet_trace.render import charts, grids
+from bitnet_trace.render import charts, finding_lines, grids
 from bitnet_trace.render.charts import Chart
 from bitnet_trace.render.flame import Flame, flame
 from bitnet_trace.render.sections import Section, sections
@@ -33,6 +33,8 @@ def render(report: Report) -> str:
         "timeline": [charts.timeline(report)],
         "tokens": [charts.token_time(report)],
         "waiting": [charts.run_queue(report)],
+        "barriers": [charts.lateness(report)],
+        "places": [charts.fault_map(report)],
     }
     flames = {"functions": _flames(report)}
     listed = sections(report)
@@ -52,6 +54,8 @@ def render(report: Report) -> str:
         heading=grids.heading(report),
         speed=grids.speed(report),
         warnings=grids.warnings(report),
+        findings=list(finding_lines.findings(report)),
+        no_findings=finding_lines.closing(report),
         health=grids.health_line(report),
         parts=parts,
         plotly=get_plotlyjs() if any(one.charts for one in parts) else "",

@@ -1,14 +1,20 @@
-"""`python -m tests.bench [start] [overhead] [ring]`: all of it when nothing is named."""
+"""`python -m tests.bench [start] [overhead] [reports]`: all of it when nothing is named."""
 
 import argparse
 import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 from bitnet_trace import __version__, host
 from bitnet_trace.commands.demo import decode_command, make_model
-from tests.bench import overhead, start
+from bitnet_trace.recording.reader import open_recording
+from tests.bench import overhead, reports, start
+
+_ALL = ["start", "overhead", "reports"]
 
 
 def spread(values: list[float]) -> str:
@@ -34,12 +40,29 @@ def bench_overhead(folder: Path, command: list[str], details: list[str]) -> None
         assert result is not None
 
 
+def bench_reports(folder: Path, recording: Path | None) -> None:
+    if recording is None:
+        recording = folder / "demo.btrace"
+        command = [sys.executable, "-m", "bitnet_trace", "demo", "-o", str(recording)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    print(f"\nreports of {recording.name}, again and again")
+    print("  events    form         s    on CPU   s a million     GiB      MB")
+    for millions in (1, 3, 10):
+        large = reports.repeated(open_recording(recording), millions * 1_000_000, folder / f"{millions}.btrace")
+        for form in ("text", "html"):
+            seconds, cpu_s, memory_gib, size = reports.measure(large, form)
+            figures = f"{seconds:7.1f}{cpu_s:10.1f}{cpu_s / millions:14.2f}{memory_gib:8.2f}{size / 1e6:8.1f}"
+            print(f"  {millions:4d} M    {form:5}{figures}", flush=True)
+        shutil.rmtree(large)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=["start", "overhead"], default=["start", "overhead"])
+    parser.add_argument("what", nargs="*", choices=_ALL, default=_ALL)
     parser.add_argument("--rounds", type=int, default=15, help="of start")
     parser.add_argument("--tokens", type=int, default=256, help="decoded in a run of overhead")
     parser.add_argument("--detail", nargs="+", choices=["counts", "events"], default=["events"])
+    parser.add_argument("--recording", type=Path, help="of reports: this one in place of the demo's")
     parser.add_argument(
         "--command", nargs=argparse.REMAINDER, help="instead of the demo: a program that prints its speed"
     )
@@ -55,6 +78,8 @@ def main() -> None:
         if "overhead" in options.what:
             command = options.command or decode_command(make_model("default", None), options.tokens, None)
             bench_overhead(Path(folder), command, options.detail)
+        if "reports" in options.what:
+            bench_reports(Path(folder), options.recording)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long a report takes of how many events, and in how much memory."""
 
-import resource
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bitnet_trace.analysis.split import as_time
-from bitnet_trace.recording.reader import Recording, open_recording
+from bitnet_trace.recording.reader import Recording
 from bitnet_trace.recording.schema import SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE
 from bitnet_trace.recording.writer import Writer
 
@@ -42,26 +42,22 @@ def repeated(recording: Recording, n_events: int, path: Path) -> Path:
     writer.symbols(_records(recording.symbols))
     writer.threads(_records(recording.threads))
     writer.maps(_records(recording.maps))
+    writer.areas(_records(recording.areas))
+    writer.tensors(_records(recording.tensors))
     writer.close(0)
     return path
 
 
-def measure(recording: Path, form: str) -> tuple[float, float, int]:
-    """Seconds, GiB of memory at most and bytes of output of `report --format FORM`, started as a user does."""
+def measure(recording: Path, form: str) -> tuple[float, float, float, int]:
+    """Seconds, seconds on a CPU, GiB of memory at most, and bytes written by `report --format FORM` as a user has it."""
     output = recording.with_suffix(f".{form}")
     command = [sys.executable, "-m", "bitnet_trace", "report", str(recording), "--format", form, "-o", str(output)]
     before = time.perf_counter()
     process = subprocess.Popen([*command, "--force"])
-    _, status, usage = _wait(process)
+    _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - before
     assert status == 0
-    return seconds, usage.ru_maxrss / (1 << 20), output.stat().st_size
-
-
-def _wait(process: "subprocess.Popen[bytes]") -> tuple[int, int, resource.struct_rusage]:
-    import os
-
-    return os.wait4(process.pid, 0)
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / (1 << 20), output.stat().st_size
 
 
 def _array(table: pd.DataFrame, dtype: "np.dtype[np.void]") -> "np.ndarray":
@@ -79,7 +75,3 @@ def _records(table: pd.DataFrame) -> list[dict[str, object]]:
     return [
         {str(key): None if pd.isna(value) else value for key, value in row.items()} for row in table.to_dict("records")
     ]
-
-
-if __name__ == "__main__":
-    repeated(open_recording(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -4,8 +4,10 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import pandas as pd
 import plotly.graph_objects
 import pytest
 from busy import write_busy
@@ -13,6 +15,7 @@ from traces import write_inference
 
 from bitnet_trace.analysis.report import build_report
 from bitnet_trace.recording.reader import open_recording
+from bitnet_trace.render import charts
 from bitnet_trace.render.html import render
 
 CHROMIUM = next(
@@ -86,6 +89,11 @@ def test_the_timeline_covers_what_threads_ran(page):
     # of 249 ms it was on a CPU for all but a fiftieth
     assert sum(main) / len(main) == pytest.approx(98, abs=0.5)
     phases = {trace["name"]: sum(trace["x"]) for trace in figure["data"] if trace["type"] == "bar"}
+    low, high = figure["layout"]["xaxis"]["range"]
+    drawn = [edge for trace in figure["data"] if trace["type"] == "bar" for edge in trace["base"]]
+    assert low == min(drawn) == 0
+    assert high == pytest.approx(0.249, rel=0.02)
+    assert low < min(heat["x"]) < max(heat["x"]) < high
     assert phases["load"] == pytest.approx(0.1, rel=0.01)
     assert phases["decode"] == pytest.approx(0.05, rel=0.05)
 
@@ -157,3 +165,31 @@ def test_in_a_browser(page, tmp_path):
     assert result["unzoomed"]
     # the widest below the root is the load
     assert result["focused"] == "prefill"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return build_report(open_recording(write_busy(tmp_path_factory.mktemp("charts") / "a.btrace")))
+
+
+def test_lateness_at_barriers(report):
+    assert charts.lateness(report) is None
+    decodes = report.phases.loc[report.phases["name"] == "decode", "id"].astype("int64").to_numpy()
+    late = pd.DataFrame({100: [0, 2_000_000, 0], 101: [500_000, 0, 0], 102: 0}, index=decodes[:3])
+    drawn = charts.lateness(replace(report, barriers=replace(report.barriers, late_by_call=late)))
+    bars = {trace["name"]: trace["y"] for trace in drawn.figure["data"]}
+    assert bars == {"llama-worker 100": [0, 2, 0], "llama-worker 101": [0.5, 0, 0]}
+    assert drawn.figure["data"][0]["customdata"] == ["decode 1", "decode 2", "decode 3"]
+    plotly.graph_objects.Figure(drawn.figure)
+
+
+def test_how_layers_came_into_memory(report):
+    assert charts.fault_map(report) is None
+    ways = {"bytes": [1 << 20, 0, 4096], "populated_bytes": [0, 3 << 20, 0], "read_bytes": 0}
+    layers = pd.DataFrame({"layer": pd.array([1, 0, None], "Int64"), "path": "/m.gguf", **ways})
+    drawn = charts.fault_map(replace(report, places=replace(report.places, by_layer=layers)))
+    assert {trace["name"]: (trace["x"], trace["y"]) for trace in drawn.figure["data"]} == {
+        "faulted": ([0, 1], [0, 1]),
+        "populated": ([0, 1], [3, 0]),
+    }
+    plotly.graph_objects.Figure(drawn.figure)
