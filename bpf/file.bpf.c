@@ -73,7 +73,7 @@ static __always_inline void tell_path(struct file_key *key, u64 file, u32 pid, u
 	READ_KERNEL(mount, file, FILE_MOUNT);
 	mount -= MOUNT_VFSMOUNT;
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < 64; i++) {
+	for (int i = 0; i < 32; i++) { /* more, and the kernel's verifier gives up */
 		root = 0;
 		READ_KERNEL(root, mount, MOUNT_VFSMOUNT + MOUNT_ROOT);
 		if (dentry == root) {
