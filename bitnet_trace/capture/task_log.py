@@ -13,6 +13,7 @@ from bitnet_trace.recording.layout import TaskKind
 _COMM_LENGTH = 15  # TASK_COMM_LEN without its zero
 _ACCOUNTING = (TaskKind.BEFORE, TaskKind.AFTER)
 _NOT_OF_THREADS = (*_ACCOUNTING, TaskKind.PTRACED, TaskKind.FILE_NAME)
+_MOST_PIECES = 32  # of a path: tell_path() of bpf/file.bpf.c ends there
 _LOW_WORD = 0xFFFFFFFF
 
 Row = dict[str, Any]
@@ -113,7 +114,8 @@ class FilePaths:
             parts: dict[int, bytes] = {}
             for place in sorted(of_file):
                 parts[place >> 8] = parts.get(place >> 8, b"") + of_file[place]
-            self.known[key] = "/" + "/".join(os.fsdecode(parts[level]) for level in sorted(parts, reverse=True))
+            begin = "/" if len(of_file) < _MOST_PIECES else "…/"
+            self.known[key] = begin + "/".join(os.fsdecode(parts[level]) for level in sorted(parts, reverse=True))
 
 
 def exec_rows(batch: npt.NDArray[np.void]) -> list[Row]:

@@ -103,3 +103,10 @@ def test_hugetlb(program, trace, pool):
     assert truth["pool"] == 5 * HUGE
     rows = report.places.pages.resident
     assert rows[rows["region"] == "hugetlb memory"]["resident_bytes"].sum() == 5 * HUGE
+
+
+def test_huge_pages_that_were_not_given_are_found(program, trace):
+    _, _, report = resident(trace([program("pages.c"), "off", 16 * HUGE], options=["--page-sizes"]))
+    (found,) = [one for one in report.findings if one.rule == "huge_pages_not_given"]
+    assert found.figure == 0
+    assert "prctl" in found.evidence[1]

@@ -7,7 +7,7 @@ docs/figures.md gives reasons for.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bitnet_trace.analysis.findings import barriers, scheduling
+from bitnet_trace.analysis.findings import barriers, memory, scheduling
 from bitnet_trace.analysis.findings.finding import SEVERITIES, Finding
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ RULES: tuple[Callable[["Report"], Finding | None], ...] = (
     scheduling.oversubscribed,
     scheduling.preempted,
     barriers.straggler,
+    memory.major_faults_in_decode,
+    memory.faults_in_decode,
+    memory.memory_pressure,
+    memory.huge_pages_not_given,
+    memory.cold_cache,
 )
 
 
