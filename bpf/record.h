@@ -137,6 +137,7 @@ enum role {
 	ROLE_TEARDOWN = 12,
 	ROLE_CLEAR = 14,	/* mark: the context's memory is cleared, what was not sampled before is thrown away */
 	ROLE_BARRIER = 15,	/* threads wait for each other; probed in windows */
+	ROLE_FUNCTION = 16,	/* asked for by name; calls are counted in windows */
 	ROLE_LINK_MAP = 13,	/* the dynamic linker changed the link map: new libraries to look at */
 };
 

@@ -21,6 +21,7 @@ _SOURCES = (
         "wake",
         "phase",
         "barrier",
+        "kernel",
         "profile",
         "fault",
         "task",
@@ -55,6 +56,7 @@ _TYPED = frozenset({"sys_enter", "sys_exit"})
 _LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests", "samples", "ticks")
 _IO_OVERFLOWS, _CALLS_32_BIT = len(_LOST_OTHER), len(_LOST_OTHER) + 1
 FIRST_PHASE = 1
+WINDOW_PROGRAMS = ("enter_barrier", "count_call")
 _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _CPU_CLOCK, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 0, 5, 6
 
@@ -172,7 +174,7 @@ class Programs:
                 for name in ("fault_minor", "fault_major", "take_sample"):
                     self._loaded[name] = self._bpf.load_func(name, bcc.BPF.PERF_EVENT).fd
             self._engine_program, self._multi = self._load_uprobe(bcc, "engine_probe")
-            self._barrier_program, _ = self._load_uprobe(bcc, "enter_barrier")
+            self._window_programs = {name: self._load_uprobe(bcc, name)[0] for name in WINDOW_PROGRAMS}
         except Exception as error:  # BCC raises bare Exception
             detail = next((line for line in log if "error" in line.lower()), str(error))
             raise TraceError(f"the BPF programs cannot be loaded: {detail}", "bitnet-trace doctor") from error
@@ -228,12 +230,12 @@ class Programs:
         """Places the uprobe program at file offsets of one file. Raises OSError."""
         self._link_uprobes(self._engine_program, path, offsets, cookies, 0, self._links)
 
-    def attach_barrier_probes(
-        self, path: str, offsets: list[int], cookies: list[int], pid: int, links: list[int]
+    def attach_window_probes(
+        self, program: str, path: str, offsets: list[int], cookies: list[int], pid: int, links: list[int]
     ) -> None:
-        """Places the program of barriers, for one process where the kernel can; adds what holds it to `links`: to close
+        """Places one of WINDOW_PROGRAMS, for one process where the kernel can; adds what holds it to `links`: to close
         those takes it away. Raises OSError."""
-        self._link_uprobes(self._barrier_program, path, offsets, cookies, pid, links)
+        self._link_uprobes(self._window_programs[program], path, offsets, cookies, pid, links)
 
     def _link_uprobes(
         self, program: int, path: str, offsets: list[int], cookies: list[int], pid: int, links: list[int]
@@ -353,9 +355,12 @@ class Programs:
         table = self._bpf["window_hits"]
         return int(table.sum(ctypes.c_int(0)).value), int(table.sum(ctypes.c_int(1)).value)
 
-    def window_ns(self) -> int:
-        """What the programs of windows have cost while they were timed."""
-        return syscalls.program_info(self._barrier_program)["run_time_ns"]
+    def take_window_calls(self) -> list[tuple[int, int, int]]:
+        """(phase, row of meta's probes, calls) that count_call counted since the last time. No window is open then."""
+        table = self._bpf["window_calls"]
+        found = [(key.phase, key.row, sum(values)) for key, values in table.items()]
+        table.clear()
+        return found
 
     def computing(self) -> dict[int, bool]:
         """Processes that have called the engine: whether they are in a decode call now, or between two calls."""
@@ -371,7 +376,7 @@ class Programs:
         events = {kind.name.lower(): int(lost_events.sum(ctypes.c_int(kind)).value) for kind in Kind}
         others = {name: int(lost_others.sum(ctypes.c_int(i)).value) for i, name in enumerate(_LOST_OTHER)}
         recursion = sum(info["recursion_misses"] for info in self._infos())
-        recursion += syscalls.program_info(self._barrier_program)["recursion_misses"]
+        recursion += sum(syscalls.program_info(one)["recursion_misses"] for one in self._window_programs.values())
         others.update(held=self._not_held, recursion=recursion)
         return {"events": {kind: n for kind, n in events.items() if n}, **others}
 

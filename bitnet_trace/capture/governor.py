@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 
 # What a first window is taken to cost before anything was measured: a share of the CPU time while its probes are live.
-_FIRST_SHARE = 0.2
+_FIRST_SHARE = {"barriers": 0.2}
+_FIRST_SHARE_OF_FUNCTIONS = 0.8
 # Probes are live a while longer than their window is open: until the kernel has waited for its readers.
 _LIVE_LONGER_NS = 25_000_000
 _FIRST_FIXED_NS = 500_000  # of the tracer, to attach and detach
@@ -19,38 +20,37 @@ class Governor:
 
     def __init__(self, budget_pct: float, always_on_ns: Callable[[], int]) -> None:
         self.budget_pct = budget_pct
-        self.spent_ns = 0
+        self.spent_ns: dict[str, int] = {}  # by what windows are for
         self.share_left_pct: float | None = None
         self._always_on_ns = always_on_ns
         self._since_ns: dict[int, int] = {}  # CPU time of a process when it was first seen in an engine call
         self._fixed_ns = float(_FIRST_FIXED_NS)
-        self._live_share: float | None = None
+        self._live_share: dict[str, float] = {}
 
-    def left_ns(self, pid: int) -> int:
+    def left_ns(self, pid: int, what: str, n_kinds: int) -> int:
         """What a window in this process may cost now; less than 0 when too much was spent already. Raises OSError.
 
-        Only what the engine has computed so far gives credit: what start and loading took is not to be spent on tokens.
+        Each of the kinds of windows has the same part of what is left. Only what the engine has computed so far gives
+        credit: what start and loading took is not to be spent on tokens.
         """
         used_ns = process_cpu_ns(pid)
         computed_ns = used_ns - self._since_ns.setdefault(pid, used_ns)
         always_on = self._always_on_ns() / used_ns if used_ns else 1.0
         self.share_left_pct = self.budget_pct - 100 * always_on
-        return int(self.share_left_pct / 100 * computed_ns) - self.spent_ns
+        return int(self.share_left_pct / 100 * computed_ns / n_kinds) - self.spent_ns.get(what, 0)
 
-    def forecast_ns(self, open_ns: int, cpus: int) -> int:
+    def forecast_ns(self, what: str, open_ns: int, cpus: int) -> int:
         """What a window that is open for so long will cost while the target uses so many CPUs."""
-        share = _FIRST_SHARE if self._live_share is None else self._live_share
+        share = self._live_share.get(what, _FIRST_SHARE.get(what, _FIRST_SHARE_OF_FUNCTIONS))
         return int(self._fixed_ns + share * cpus * (open_ns + _LIVE_LONGER_NS))
 
-    def charge(self, hits_ns: int, tracer_ns: int, open_ns: int, cpus: int) -> int:
+    def charge(self, what: str, hits_ns: int, tracer_ns: int, open_ns: int, cpus: int) -> int:
         """Books a window: its hits, and the tracer's own time. Returns what it cost."""
         share = hits_ns / (cpus * (open_ns + _LIVE_LONGER_NS))
-        if self._live_share is None:
-            self._live_share = share
-        else:
-            self._live_share += _WEIGHT_OF_NEWEST * (share - self._live_share)
+        before = self._live_share.get(what, share)
+        self._live_share[what] = before + _WEIGHT_OF_NEWEST * (share - before)
         self._fixed_ns += _WEIGHT_OF_NEWEST * (tracer_ns - self._fixed_ns)
-        self.spent_ns += hits_ns + tracer_ns
+        self.spent_ns[what] = self.spent_ns.get(what, 0) + hits_ns + tracer_ns
         return hits_ns + tracer_ns
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +12,7 @@ from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import Programs
 from bitnet_trace.capture.mappings import MappedFile, areas, key_as_mapped
 from bitnet_trace.capture.parser import Parser
-from bitnet_trace.capture.windows import WindowedFile, WindowProbe, close_files
+from bitnet_trace.capture.windows import BARRIERS, WindowedFile, WindowProbe, close_files
 from bitnet_trace.engines.found import engine_of, missing_roles
 from bitnet_trace.engines.libraries import Links, linked_files, open_binary
 from bitnet_trace.errors import TraceError
@@ -41,11 +41,18 @@ class ProbePlacer:
     windows and not here, `decode_cookies` the numbers of probes that tell of a decode call.
     """
 
-    def __init__(self, programs: Programs, parser: Parser, spaces: AddressSpaces, first_row: int = 0) -> None:
+    def __init__(
+        self,
+        programs: Programs,
+        parser: Parser,
+        spaces: AddressSpaces,
+        first_row: int = 0,
+        functions: Sequence[str] = (),
+    ) -> None:
         self._programs, self._parser, self._spaces = programs, parser, spaces
         self._seen: dict[tuple[str, int], Resolved] = {}
         self._ahead: set[tuple[str, str]] = set()
-        self._first_row = first_row
+        self._first_row, self._functions = first_row, list(functions)
         self.windowed: dict[tuple[str, int], WindowedFile] = {}
         self.decode_cookies: list[int] = []
         self.rows: list[dict[str, Any]] = []
@@ -140,7 +147,7 @@ class ProbePlacer:
     def _place(self, file: BinaryIO, path: str, key: tuple[str, int]) -> Resolved:
         try:
             before = _identity(file)
-            answer = self._parser.resolve(file, path)
+            answer = self._parser.resolve(file, path, self._functions)
             if _identity(file) != before:
                 raise TraceError(f"{path} was changed while it was read", None)
             self._attach(file, path, key, answer)
@@ -196,10 +203,15 @@ class ProbePlacer:
             if windowed:
                 if key not in self.windowed:
                     self.windowed[key] = WindowedFile(os.dup(file.fileno()), [])
-                found = WindowProbe(cookie, probe["file_offset"], probe["level"], self.rows[-1])
+                found = WindowProbe(_what(probe), cookie, probe["file_offset"], probe["level"], self.rows[-1])
                 self.windowed[key].probes.append(found)
             elif probe["role"] == "decode" and probe["action"] == "begin":
                 self.decode_cookies.append(cookie)
+
+
+def _what(probe: Mapping[str, Any]) -> str:
+    """What windows of a probe are for, as the stream `windows` has it."""
+    return f"function:{probe['wanted']}" if probe["role"] == "function" else BARRIERS
 
 
 def _identity(file: BinaryIO) -> tuple[int, int, int]:

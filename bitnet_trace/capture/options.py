@@ -25,6 +25,7 @@ class Options:
     debug_information: bool = False
     overhead_budget_pct: float = 2.0
     page_sizes: bool = False
+    functions: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -37,4 +38,5 @@ class Options:
             "debug_information": self.debug_information,
             "overhead_budget_pct": self.overhead_budget_pct,
             "page_sizes": self.page_sizes,
+            "functions": list(self.functions),
         }

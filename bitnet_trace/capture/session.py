@@ -156,12 +156,13 @@ class _Run:
         from bitnet_trace.capture.governor import Governor
         from bitnet_trace.capture.libraries import ProbePlacer
         from bitnet_trace.capture.page_sizes import ResidencyLog
-        from bitnet_trace.capture.windows import Windows
+        from bitnet_trace.capture.windows import BARRIERS, Windows
         from bitnet_trace.recording.writer import Writer
 
         self._spaces = AddressSpaces()
         self._residency = ResidencyLog(self._options.page_sizes)
-        self._placer = ProbePlacer(self._programs, self._parser, self._spaces, len(self._kernel_rows))
+        numbers = len(self._kernel_rows), self._options.functions
+        self._placer = ProbePlacer(self._programs, self._parser, self._spaces, *numbers)
         at_end = (lambda pid: self._residency.at(pid, "end")) if self._options.page_sizes else None
         self._debuggers = Debuggers(self._placer, self._programs.hold, at_end)
         self._holder = self._debuggers.holder
@@ -179,7 +180,8 @@ class _Run:
         self._meter = cost.Meter(self._programs, around_ns, self._placer.rows, lambda: int(self._windows.cpu_ns))
         governor = Governor(self._options.overhead_budget_pct, self._meter.always_on_ns)
         placed = self._placer.windowed, self._placer.decode_cookies
-        self._windows = Windows(self._programs, *placed, governor, around_ns)
+        whats = [BARRIERS, *(f"function:{name}" for name in self._options.functions)]
+        self._windows = Windows(self._programs, *placed, governor, around_ns, whats)
         self._child.release()
 
     def give_up(self) -> None:
@@ -266,7 +268,11 @@ class _Run:
             self._looked_at_again.add(pid)
             self._placer.look_at(pid)
             self._windows.look_again(pid)
+        self._write_windows()
+
+    def _write_windows(self) -> None:
         self._writer.windows(self._windows.take_rows())
+        self._writer.calls(self._windows.take_call_rows())
 
     def _stop_too(self) -> None:
         """The target was stopped with all of its job: so are we, for our shell to see, until the job is continued.
@@ -304,7 +310,7 @@ class _Run:
         self._wait_for_output()
         self._programs.detach()
         self._record(lambda: self._drain.finish(time.monotonic_ns()))
-        self._record(lambda: self._writer.windows(self._windows.take_rows()))
+        self._record(self._write_windows)
         self._debuggers.take(self._drain.take_news(), look=False)
         self._placer.finish()
         self._meter.close()
@@ -394,7 +400,8 @@ class _Run:
         if self._target_cpu_ns is None:
             return parts
         cpus = len(os.sched_getaffinity(0))
-        return {**parts, **self._meter.estimate(self._target_cpu_ns, cpus, self._windows.governor.spent_ns)}
+        windows_ns = sum(self._windows.governor.spent_ns.values())
+        return {**parts, **self._meter.estimate(self._target_cpu_ns, cpus, windows_ns)}
 
 
 def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:

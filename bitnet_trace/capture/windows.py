@@ -5,11 +5,12 @@ hardly any CPU time meanwhile: the tracer's main loop has to answer stops and si
 """
 
 import contextlib
+import math
 import os
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,7 +23,11 @@ _LOOK_INTERVAL_S = 0.25
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 5.0
 _TOKENS_A_WINDOW = 2.2  # so that one is whole, wherever the window begins
 _LEAST_OPEN_S, _MOST_OPEN_S = 0.003, 5.0
+_MOST_SLOWER = 64.0
 _LONG_CALL_OPEN_S = 0.05  # a part of a prefill, or of a token that takes longer
+
+BARRIERS = "barriers"
+_PROGRAMS = {BARRIERS: "enter_barrier"}  # all others: count_call
 
 Key = tuple[str, int]
 
@@ -30,9 +35,10 @@ Key = tuple[str, int]
 class Programs(Protocol):
     """Of capture.bpf.Programs, what is needed here."""
 
-    def attach_barrier_probes(
-        self, path: str, offsets: list[int], cookies: list[int], pid: int, links: list[int]
+    def attach_window_probes(
+        self, program: str, path: str, offsets: list[int], cookies: list[int], pid: int, links: list[int]
     ) -> None: ...
+    def take_window_calls(self) -> list[tuple[int, int, int]]: ...
     def open_window(self, is_open: bool) -> None: ...
     def window_hits(self) -> tuple[int, int]: ...
     def computing(self) -> dict[int, bool]: ...
@@ -41,8 +47,10 @@ class Programs(Protocol):
 
 @dataclass(frozen=True)
 class WindowProbe:
-    """A probe of a windowed role; `row` is its row of meta["probes"], `cookie` its number in the kernel."""
+    """A probe that is attached in windows only: `what` it tells of ("barriers", "function:NAME"), `row`: its row of
+    meta["probes"], `cookie`: its number in the kernel."""
 
+    what: str
     cookie: int
     offset: int
     level: int
@@ -57,12 +65,22 @@ class WindowedFile:
     probes: list[WindowProbe]
 
 
-@dataclass
-class _Process:
-    """What is probed in a process: probes by level, lowest first, with their files."""
+Placed = list[tuple[WindowedFile, list[WindowProbe]]]
 
-    levels: list[list[tuple[WindowedFile, list[WindowProbe]]]] = field(default_factory=list)
+
+@dataclass
+class _Kind:
+    """What is probed in a process for one kind of windows: probes by level, lowest first, with their files."""
+
+    what: str
+    levels: list[Placed] = field(default_factory=list)
     level: int = 0
+    slower: float = 1.0  # how many times longer a token takes while it is probed
+
+    @property
+    def placed(self) -> Placed | None:
+        """The functions of one level, or each call would count twice; None: none of them is called there."""
+        return self.levels[self.level] if self.level < len(self.levels) else None
 
 
 class Windows:
@@ -75,14 +93,16 @@ class Windows:
         decode_cookies: list[int],
         governor: Governor,
         hit_ns: Mapping[str, int],
+        whats: Sequence[str] = (BARRIERS,),
     ) -> None:
         self._programs, self._files, self._decode_cookies = programs, files, decode_cookies
         self._hit_ns = hit_ns
         self.governor = governor
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[int, list[_Kind]] = {}
         self._rows: list[dict[str, Any]] = []
-        self._reason: str | None = "no decode call was under way when one could have been opened"
-        self._opened = 0
+        self._call_rows: list[dict[str, Any]] = []
+        self._reasons = dict.fromkeys(whats, "no decode call was under way when one could have been opened")
+        self._opened: set[str] = set()
         self._calls: tuple[float, int] | None = None  # (when, how many decode calls had begun)
         self._random = random.Random()
         self._stopping = threading.Event()
@@ -111,13 +131,23 @@ class Windows:
         rows, self._rows = self._rows, []
         return rows
 
+    def take_call_rows(self) -> list[dict[str, Any]]:
+        """What windows have counted of functions since the last time: schema.CALL_SCHEMA."""
+        rows, self._call_rows = self._call_rows, []
+        return rows
+
     def meta(self) -> dict[str, Any]:
-        """budget_pct, spent_ns, reason: why none could be opened, else None."""
-        return {
-            "budget_pct": self.governor.budget_pct,
-            "spent_ns": self.governor.spent_ns,
-            "reason": None if self._opened else self._reason,
-        }
+        """budget_pct, spent_ns (of barriers), reason: why no window could be opened for barriers, else None.
+
+        `functions`: by name {spent_ns, reason}, likewise.
+        """
+
+        def state(what: str) -> dict[str, Any]:
+            reason = None if what in self._opened else self._reasons[what]
+            return {"spent_ns": self.governor.spent_ns.get(what, 0), "reason": reason}
+
+        functions = {what.partition(":")[2]: state(what) for what in self._reasons if what != BARRIERS}
+        return {"budget_pct": self.governor.budget_pct, **state(BARRIERS), "functions": functions}
 
     # ---- the thread -------------------------------------------------------------------------------------------------
 
@@ -129,8 +159,8 @@ class Windows:
             except ProcessLookupError:
                 pause_s = _LOOK_INTERVAL_S  # it has ended meanwhile
             except Exception as error:  # BCC raises bare Exception
-                self._reason = f"windows failed: {error}"
-                self.warnings.append(self._reason)
+                self._explain(f"windows failed: {error}")
+                self.warnings.append(f"windows failed: {error}")
                 break
             self.cpu_ns = time.thread_time_ns()
         self.cpu_ns = time.thread_time_ns()
@@ -142,23 +172,33 @@ class Windows:
             return _LOOK_INTERVAL_S
         pid, inside = self._random.choice(list(computing.items()))
         open_s = self._open_for_s(inside)
-        probed = self._probed(pid)
-        if probed is None or open_s is None:
+        kinds = self._kinds(pid)
+        if open_s is None:
             return _LOOK_INTERVAL_S
-        left_ns = self.governor.left_ns(pid)
-        share_pct = self.governor.share_left_pct or 0.0
-        if share_pct <= 0:
-            used_pct = self.governor.budget_pct - share_pct
-            self._reason = f"what is always on costs {used_pct:.1f} % of a budget of {self.governor.budget_pct:g} %"
-            return _MOST_PAUSE_S / 2
         cpus = len(os.sched_getaffinity(0))
-        missing_ns = self.governor.forecast_ns(int(open_s * 1e9), cpus) - left_ns
-        if missing_ns > 0:
-            self._reason = "the run was too short for one to fit its budget"
-            wait_s = missing_ns / (share_pct / 100 * cpus) / 1e9 * self._random.uniform(1.0, 1.5)
-            return min(max(wait_s, _LEAST_PAUSE_S), _MOST_PAUSE_S)
-        self._open(pid, probed, open_s, cpus)
-        return _LEAST_PAUSE_S * self._random.uniform(0.5, 1.5)
+        waits_s = []
+        for kind in self._random.sample(kinds, len(kinds)):
+            left_ns = self.governor.left_ns(pid, kind.what, len(self._reasons))
+            share_pct = self.governor.share_left_pct or 0.0
+            if share_pct <= 0:
+                used_pct = self.governor.budget_pct - share_pct
+                self._explain(f"what is always on costs {used_pct:.1f} % of a budget of {self.governor.budget_pct:g} %")
+                return _MOST_PAUSE_S / 2
+            missing_ns = self.governor.forecast_ns(kind.what, int(open_s * kind.slower * 1e9), cpus) - left_ns
+            if missing_ns <= 0:
+                self._open(pid, kind, open_s, cpus)
+                return _LEAST_PAUSE_S * self._random.uniform(0.5, 1.5)
+            credit_ns = missing_ns + max(left_ns, 0)
+            text = (
+                f"a window would cost {credit_ns / 1e6:.1f} ms of CPU time, and the run was too short to allow for that"
+            )
+            self._reasons[kind.what] = text
+            waits_s.append(missing_ns / (share_pct / 100 * cpus / len(self._reasons)) / 1e9)
+        wait_s = min(waits_s, default=_LOOK_INTERVAL_S) * self._random.uniform(1.0, 1.5)
+        return min(max(wait_s, _LEAST_PAUSE_S), _MOST_PAUSE_S)
+
+    def _explain(self, reason: str) -> None:
+        self._reasons = dict.fromkeys(self._reasons, reason)
 
     def _open_for_s(self, inside: bool) -> float | None:
         """For how long a window has to be open to hold a whole decode call; None: not known yet, or none is made.
@@ -176,70 +216,84 @@ class Windows:
             return _LONG_CALL_OPEN_S if inside else None
         return min(max(_TOKENS_A_WINDOW * (now[0] - before[0]) / n, _LEAST_OPEN_S), _MOST_OPEN_S)
 
-    def _probed(self, pid: int) -> list[tuple[WindowedFile, list[WindowProbe]]] | None:
-        """What is to be attached in a process: the functions of one level, or each barrier would count twice."""
-        process = self._processes.get(pid)
-        if process is None:
-            process = self._processes[pid] = _Process(_levels(self._files, pid))
-        if process.level < len(process.levels):
-            return process.levels[process.level]
-        none_there = "no barrier of a known kind was found" if not process.levels else "no known barrier is called"
-        self._reason = f"{none_there} in the program"
-        return None
+    def _kinds(self, pid: int) -> list[_Kind]:
+        """What can be probed in a process."""
+        if pid not in self._processes:
+            self._processes[pid] = [_Kind(what, _levels(self._files, pid, what)) for what in self._reasons]
+        for kind in self._processes[pid]:
+            name = "barrier of a known kind" if kind.what == BARRIERS else "such function"
+            if not kind.levels:
+                self._reasons[kind.what] = f"no {name} was found in the program"
+            elif kind.placed is None:
+                self._reasons[kind.what] = f"no {name} is called in the program"
+        return [kind for kind in self._processes[pid] if kind.placed is not None]
 
-    def _open(self, pid: int, probed: list[tuple[WindowedFile, list[WindowProbe]]], open_s: float, cpus: int) -> None:
+    def _open(self, pid: int, kind: _Kind, open_s: float, cpus: int) -> None:
         before_ns = time.thread_time_ns()
         hits_before, _ = self._programs.window_hits()
         calls_before = self._programs.hits_of(self._decode_cookies)
         links: list[int] = []
+        probed, program = kind.placed or [], _PROGRAMS.get(kind.what, "count_call")
         try:
             for file, probes in probed:
                 offsets, cookies = [one.offset for one in probes], [one.cookie for one in probes]
-                self._programs.attach_barrier_probes(f"/proc/self/fd/{file.descriptor}", offsets, cookies, pid, links)
+                path = f"/proc/self/fd/{file.descriptor}"
+                self._programs.attach_window_probes(program, path, offsets, cookies, pid, links)
             _, recorded_before = self._programs.window_hits()
             self._programs.open_window(True)
             begin_ns = time.monotonic_ns()
-            self._stopping.wait(open_s)
+            self._wait_open(kind, open_s)
             end_ns = time.monotonic_ns()
         except OSError as error:
-            self._reason = f"the kernel refused: {error.strerror}"
-            self._next_level(pid)
+            self._reasons[kind.what] = f"the kernel refused: {error.strerror}"
+            kind.level += 1
             return
         finally:
             self._programs.open_window(False)
             for link in reversed(links):
                 os.close(link)
         hits, recorded = self._programs.window_hits()
-        self._opened += recorded > recorded_before
         for _, probes in probed:
             for one in probes:
                 one.row.update(attached=True, reason=None)
-        kinds = [one.row["cost_class"] for _, probes in probed for one in probes]
-        hits_ns = round((hits - hits_before) * max(window_hit_ns(kind, self._hit_ns) for kind in kinds))
-        cost_ns = self.governor.charge(hits_ns, time.thread_time_ns() - before_ns, end_ns - begin_ns, cpus)
+        classes = [one.row["cost_class"] for _, probes in probed for one in probes]
+        hits_ns = round((hits - hits_before) * max(window_hit_ns(one, self._hit_ns) for one in classes))
+        spent_ns = time.thread_time_ns() - before_ns
+        cost_ns = self.governor.charge(kind.what, hits_ns, spent_ns, end_ns - begin_ns, cpus)
         n_recorded = recorded - recorded_before
         if n_recorded:
-            row = {"begin_ns": begin_ns, "end_ns": end_ns, "hits": n_recorded, "cost_ns": cost_ns}
-            self._rows.append({"what": "barriers", **row})
+            self._opened.add(kind.what)
+            times = {"begin_ns": begin_ns, "end_ns": end_ns}
+            self._rows.append({"what": kind.what, **times, "hits": n_recorded, "cost_ns": cost_ns})
+            if kind.what != BARRIERS:
+                counted = self._programs.take_window_calls()
+                self._call_rows += [{"probe": row, "phase": phase, "calls": n, **times} for phase, row, n in counted]
         elif self._programs.hits_of(self._decode_cookies) - calls_before > 1:
-            self._next_level(pid)  # a whole call went by without one: it waits elsewhere
+            kind.level += 1  # a whole call went by without one: it waits elsewhere
 
-    def _next_level(self, pid: int) -> None:
-        process = self._processes.get(pid)
-        if process is not None:
-            process.level += 1
+    def _wait_open(self, kind: _Kind, open_s: float) -> None:
+        """Until the window has been open for as long as it should, and its kind of probes lets a whole call through.
+
+        A hot kernel's make a token take many times as long: so many times was it paid for, and that is found out here.
+        """
+        calls = self._programs.hits_of(self._decode_cookies)
+        for _ in range(math.ceil(kind.slower)):
+            self._stopping.wait(open_s)
+            if self._stopping.is_set() or self._programs.hits_of(self._decode_cookies) - calls > 1:
+                return
+        kind.slower = min(2 * kind.slower, _MOST_SLOWER)
 
 
-def _levels(files: Mapping[Key, WindowedFile], pid: int) -> list[list[tuple[WindowedFile, list[WindowProbe]]]]:
+def _levels(files: Mapping[Key, WindowedFile], pid: int, what: str) -> list[Placed]:
     keys = {(mapped.device, mapped.inode) for mapped in mapped_files(pid) if mapped.executable}
     mapped = [file for key, file in list(files.items()) if key in keys]
-    levels = sorted({probe.level for file in mapped for probe in file.probes})
-    return [list(_of_level(mapped, level)) for level in levels]
+    levels = sorted({probe.level for file in mapped for probe in file.probes if probe.what == what})
+    return [list(_of_level(mapped, what, level)) for level in levels]
 
 
-def _of_level(files: list[WindowedFile], level: int) -> Iterator[tuple[WindowedFile, list[WindowProbe]]]:
+def _of_level(files: list[WindowedFile], what: str, level: int) -> Iterator[tuple[WindowedFile, list[WindowProbe]]]:
     for file in files:
-        probes = [probe for probe in file.probes if probe.level == level]
+        probes = [probe for probe in file.probes if (probe.what, probe.level) == (what, level)]
         if probes:
             yield file, probes
 

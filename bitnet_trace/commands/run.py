@@ -84,6 +84,12 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     is_flag=True,
     help="Resident memory by page size every second and at each process's end, with the sizes of folios.",
 )
+@click.option(
+    "--functions",
+    multiple=True,
+    metavar="NAME",
+    help="Count the calls of a function, in windows as the budget allows; `*` is any text. May be given several times.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
@@ -99,6 +105,7 @@ def run(
     debug_info: bool,
     overhead_budget: float,
     page_sizes: bool,
+    functions: tuple[str, ...],
     quiet: bool,
     command: tuple[str, ...],
 ) -> int:
@@ -125,6 +132,7 @@ def run(
             debug_information=debug_info,
             overhead_budget_pct=overhead_budget,
             page_sizes=page_sizes,
+            functions=functions,
         ),
     )
     if not quiet:

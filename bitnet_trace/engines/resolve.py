@@ -22,7 +22,8 @@ class Probe:
     `symbol` is the function that the role's pattern found, demangled; an "end" may lie in a function that it
     tail-jumps to. `file_offset` is what perf_event_open takes. At every probe the stack pointer plus `sp_offset` is
     what it was at the function's entry, where it points to the return address. `condition`: the code of the one that
-    has to hold for the hit to count, as in conditional jumps; -1: none. `level` is that of RoleProbes.
+    has to hold for the hit to count, as in conditional jumps; -1: none. `level` is that of RoleProbes. `wanted`: the
+    pattern that asked for a probe of the role "function".
     """
 
     role: str
@@ -38,6 +39,7 @@ class Probe:
     sp_offset: int = 0
     condition: int = -1
     level: int = 0
+    wanted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +62,40 @@ class Resolution:
         return frozenset(probe.role for probe in self.probes)
 
 
-def resolve(file: BinaryIO, path: str, probe_sets: Sequence[ProbeSet]) -> Resolution:
+def resolve(file: BinaryIO, path: str, probe_sets: Sequence[ProbeSet], functions: Sequence[str] = ()) -> Resolution:
     """The probes of one x86-64 ELF file.
 
     `file` is an open binary file, read here and left open; `path` serves messages only. The probe sets are those of
-    `load_probe_sets`, in its order. A file that no set knows gives an empty Resolution. Raises TraceError for what is
+    `load_probe_sets`, in its order; `functions`: patterns of others, whose calls are to be counted in windows. A file
+    that no set knows gives an empty Resolution. Raises TraceError for what is
     no such file, or a damaged one.
     """
     elf = Elf(file, path)
     engine_set = _recognise(elf, probe_sets)
     found = [one for one in (engine_set, *_support_sets(elf, probe_sets)) if one is not None]
-    if not found:
+    if not found and not functions:
         return Resolution()
     roles = [probes for one in found for probes in one.probes]
-    functions = elf.functions_containing(
-        needle(symbol) for probes in roles for alternative in probes.alternatives for symbol in alternative.symbols
-    )
+    wanted = [symbol for probes in roles for alternative in probes.alternatives for symbol in alternative.symbols]
+    known = elf.functions_containing(needle(symbol) for symbol in [*wanted, *functions])
     resolution = Resolution(engine=engine_set.engine if engine_set else None, build_id=elf.build_id)
     for probes in roles:
-        _resolve_role(elf, probes, functions, resolution)
+        _resolve_role(elf, probes, known, resolution)
+    for pattern in functions:
+        _resolve_function(elf, pattern, known, resolution)
     return resolution
+
+
+def _resolve_function(elf: Elf, pattern: str, known: Sequence[Symbol], resolution: Resolution) -> None:
+    """A probe in each function that the pattern means: template instances and the like count together."""
+    asked = RoleProbes("function", "window", (Alternative((pattern,)),))
+    chosen = _choose(elf, asked, known)
+    for function in chosen[1] if chosen else ():
+        found = _window_probe(elf, asked, function, asked.alternatives[0])
+        if isinstance(found, Probe):
+            resolution.probes.append(replace(found, wanted=pattern))
+        else:
+            resolution.doubts.append(("function", found))
 
 
 def _recognise(elf: Elf, probe_sets: Sequence[ProbeSet]) -> ProbeSet | None:

@@ -127,6 +127,11 @@ class Recording:
         return self._table("windows")
 
     @cached_property
+    def calls(self) -> pd.DataFrame:
+        """Calls of functions that were counted in windows, the columns of schema.CALL_SCHEMA."""
+        return self._table("calls")
+
+    @cached_property
     def stored_counters(self) -> pd.DataFrame:
         """The counters that the kernel kept (`--detail counts`): tid, phase and layout.COUNTER_FIELDS, as deltas."""
         return self._table("counters")

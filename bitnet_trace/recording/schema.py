@@ -191,6 +191,18 @@ WINDOW_SCHEMA = pa.schema(
     ]
 )
 
+# How often functions were called in a window, by phase: exact for phases that lie wholly in it. `probe`: a row of
+# meta["probes"].
+CALL_SCHEMA = pa.schema(
+    [
+        ("probe", pa.uint32()),
+        ("phase", pa.uint32()),
+        ("calls", pa.uint64()),
+        ("begin_ns", pa.int64()),
+        ("end_ns", pa.int64()),
+    ]
+)
+
 SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE = (
     np.dtype([(field.name, field.type.to_pandas_dtype()) for field in schema])
     for schema in (SAMPLE_SCHEMA, STACK_SCHEMA)
@@ -210,6 +222,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "stacks": STACK_SCHEMA,
     "symbols": SYMBOL_SCHEMA,
     "windows": WINDOW_SCHEMA,
+    "calls": CALL_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -227,6 +240,7 @@ NULLABLE = {
     "stacks": frozenset[str](),
     "symbols": frozenset({"module", "function", "inlined", "spins"}),
     "windows": frozenset[str](),
+    "calls": frozenset[str](),
 }
 
 # Fields that are moments of CLOCK_MONOTONIC.
@@ -244,4 +258,5 @@ TIMES = {
     "stacks": frozenset[str](),
     "symbols": frozenset[str](),
     "windows": frozenset({"begin_ns", "end_ns"}),
+    "calls": frozenset({"begin_ns", "end_ns"}),
 }

@@ -138,6 +138,10 @@ class Writer:
         """Appends windows in which costly probes were on: schema.WINDOW_SCHEMA."""
         self._append_rows("windows", rows)
 
+    def calls(self, rows: Iterable[Row]) -> None:
+        """Appends calls that were counted in windows: schema.CALL_SCHEMA."""
+        self._append_rows("calls", rows)
+
     def update_meta(self, **values: Any) -> None:
         """Sets keys of meta.json; readers see the old file or the new one, never a part."""
         self._meta.update(values)

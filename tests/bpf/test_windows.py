@@ -19,7 +19,7 @@ PLENTY = ["--overhead-budget", "60"]
 
 def run_windows(trace, program, kind, options=PLENTY, calls=CALLS, detail="events"):
     command = [program("windows.c"), kind, THREADS, calls, BARRIERS, 200]
-    return trace(command, detail, options=["--sample-freq", "0", *options])
+    return trace(command, detail, options=options)
 
 
 def whole_calls(run):
