@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bitnet_trace.analysis.calls import one_token_calls, with_calls
 from bitnet_trace.engines.roles import role_of
 from bitnet_trace.recording.reader import Recording
 from bitnet_trace.recording.schema import KERNEL_SPACE
@@ -39,7 +40,7 @@ class Profile:
 
 
 def profile(recording: Recording, phases: pd.DataFrame) -> Profile | None:
-    """The profile of a recording; `phases` has the columns id and name. None without samples."""
+    """The profile of a recording; `phases` has names. None without samples."""
     samples = recording.samples
     samples = samples[samples["reason"] == 0]
     if not len(samples):
@@ -55,17 +56,20 @@ def profile(recording: Recording, phases: pd.DataFrame) -> Profile | None:
         }
     )
     table = table.join(leaves[["module", "function", "role", "explain", "spins"]], on="stack")
+    alone = set(one_token_calls(recording, phases)["id"].astype(int))
+    table["in_token"] = [int(phase) in alone for phase in samples["phase"]]
     table["spins"] = table["spins"].eq(True)  # a damaged recording may lack the stack
     for column in ("module", "function"):
         table[column] = table[column].astype(object).where(table[column].notna(), "[unknown]")
     complete = _complete(frames)
     complete_pct = 100 * float(table["stack"].isin(complete).mean())
     totals = _totals(table, frames) if complete_pct >= COMPLETE_ENOUGH_PCT else None
+    period_ns = int(samples["period_ns"].max())
     return Profile(
         n_samples=len(table),
-        period_ns=int(samples["period_ns"].max()),
+        period_ns=period_ns,
         complete_pct=round(complete_pct, 1),
-        functions=_functions(table, totals),
+        functions=with_calls(_functions(table, totals), recording, phases, period_ns),
         roles=_roles(table.assign(role=_role_column(table))),
         spin=_spin(table, recording.threads),
     )
@@ -136,8 +140,7 @@ def _functions(table: pd.DataFrame, totals: "pd.Series[int] | None") -> pd.DataF
     most = by_function["role"].agg(_commonest).reindex(keys)
     result["role"] = most.to_numpy()
     result["explain"] = by_function["explain"].agg(_commonest).reindex(keys).to_numpy()
-    result["calls"] = result["mean_ns"] = pd.NA
-    result["how"] = "sampled"
+    result["token_samples"] = by_function["in_token"].sum().reindex(keys).to_numpy()
     result["spin_pct"] = (100 * by_function["spins"].mean()).reindex(keys).to_numpy()
     result["total_pct"] = pd.NA
     if totals is not None:
