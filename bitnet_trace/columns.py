@@ -382,8 +382,11 @@ FUNCTIONS: tuple[Column, ...] = (
     ),
     _SPIN_SHARE,
     _SHARES,
-    Column("calls", "calls", "count", "how often it was called", how="derived", measured=False),
-    Column("mean_ns", "time per call", "ns", "CPU time of a call", how="derived", measured=False),
+    Column("calls_per_token", "calls a token", "count", "calls in a decode call of one token", how="derived"),
+    Column("calls", "calls", "count", "calls in all decode calls of one token", how="derived"),
+    Column("mean_ns", "time per call", "ns", "its samples in those calls by `calls`", how="derived"),
+    Column("mean_low_ns", "at least", "ns", "lower end of its 95 % interval", how="derived"),
+    Column("mean_high_ns", "at most", "ns", "upper end of its 95 % interval", how="derived"),
     Column("how", "how", "text", "how these figures were got", how="sampled"),
 )
 ROLES: tuple[Column, ...] = (

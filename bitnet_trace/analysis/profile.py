@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bitnet_trace.analysis.calls import one_token_calls, with_calls
 from bitnet_trace.analysis.wait_stacks import WaitStacks
 from bitnet_trace.engines.roles import role_of
 from bitnet_trace.recording.reader import Recording
@@ -43,7 +44,7 @@ class Profile:
 def profile(
     recording: Recording, phases: pd.DataFrame, frames: pd.DataFrame | None = None, waits: WaitStacks | None = None
 ) -> Profile | None:
-    """The profile of a recording; `phases` has the columns id and name. None without samples.
+    """The profile of a recording; `phases` has names. None without samples.
 
     `frames` and `waits` where they are known already.
     """
@@ -63,6 +64,8 @@ def profile(
         }
     )
     table = table.join(leaves[["module", "function", "role", "explain", "spins"]], on="stack")
+    alone = set(one_token_calls(recording, phases)["id"].astype(int))
+    table["in_token"] = [int(phase) in alone for phase in samples["phase"]]
     table["spins"] = table["spins"].eq(True)  # a damaged recording may lack the stack
     for column in ("module", "function"):
         table[column] = table[column].astype(object).where(table[column].notna(), "[unknown]")
@@ -74,7 +77,9 @@ def profile(
         n_samples=len(table),
         period_ns=period_ns,
         complete_pct=round(complete_pct, 1),
-        functions=_functions(table, totals, period_ns, frames, waits.by_function()),
+        functions=with_calls(
+            _functions(table, totals, period_ns, frames, waits.by_function()), recording, phases, period_ns
+        ),
         roles=_roles(table.assign(role=_role_column(table))),
         spin=_spin(table, recording.threads),
     )
@@ -150,13 +155,12 @@ def _functions(
     by_function = table.groupby(keys, sort=False)
     for name in ("role", "explain"):
         result[name] = by_function[name].agg(_commonest)
+    result["token_samples"] = by_function["in_token"].sum()
     result["spin_pct"] = 100 * by_function["spins"].mean()
     # what was never sampled on a CPU and waited has a row too
     asleep = waited_ns.index.difference(result.index)
     known = frames.drop_duplicates(keys).set_index(keys)
-    rows = pd.DataFrame(
-        {"samples": 0, "self_pct": 0.0, "role": known["role"], "explain": known["explain"]}, known.index
-    )
+    rows = known[["role", "explain"]].assign(samples=0, token_samples=0, self_pct=0.0)
     rows = rows.loc[rows.index.isin(asleep)]
     rows["phase_shares"] = pd.Series([{} for _ in range(len(rows))], index=rows.index, dtype=object)
     result = pd.concat([result, rows]) if len(rows) else result
@@ -167,8 +171,6 @@ def _functions(
         result["total_ns"] = (with_callees * period_ns).astype(np.int64)
         result["total_pct"] = 100 * with_callees / len(table)
     result["offcpu_ns"] = waited_ns.reindex(result.index).fillna(0).astype(np.int64)
-    result["calls"] = result["mean_ns"] = pd.NA
-    result["how"] = "sampled"
     return result.reset_index().rename(columns={"function": "name"})
 
 

@@ -56,7 +56,7 @@ _TYPED = frozenset({"sys_enter", "sys_exit"})
 _LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests", "samples", "ticks")
 _IO_OVERFLOWS, _CALLS_32_BIT = len(_LOST_OTHER), len(_LOST_OTHER) + 1
 FIRST_PHASE = 1
-WINDOW_PROGRAMS = ("enter_barrier", "count_call")
+WINDOW_PROGRAMS = ("enter_barrier", "on_call")
 _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _CPU_CLOCK, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 0, 5, 6
 

@@ -161,9 +161,8 @@ class _Run:
 
         self._spaces = AddressSpaces()
         self._residency = ResidencyLog(self._options.page_sizes)
-        self._placer = ProbePlacer(
-            self._programs, self._parser, self._spaces, len(self._kernel_rows), self._options.functions
-        )
+        numbers = len(self._kernel_rows), self._options.functions
+        self._placer = ProbePlacer(self._programs, self._parser, self._spaces, *numbers)
         at_end = (lambda pid: self._residency.at(pid, "end")) if self._options.page_sizes else None
         self._debuggers = Debuggers(self._placer, self._programs.hold, at_end)
         self._holder = self._debuggers.holder

@@ -233,7 +233,7 @@ class Windows:
         hits_before, _ = self._programs.window_hits()
         calls_before = self._programs.hits_of(self._decode_cookies)
         links: list[int] = []
-        probed, program = kind.placed or [], _PROGRAMS.get(kind.what, "count_call")
+        probed, program = kind.placed or [], _PROGRAMS.get(kind.what, "on_call")
         try:
             for file, probes in probed:
                 offsets, cookies = [one.offset for one in probes], [one.cookie for one in probes]

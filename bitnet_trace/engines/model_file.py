@@ -5,6 +5,7 @@ the file whatever the type is. The format: ggml's docs/gguf.md.
 """
 
 import itertools
+import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -68,13 +69,15 @@ _TYPES: dict[int, tuple[tuple[str, int, int], ...]] = {
 class Tensor:
     """One tensor at [offset, offset + size_bytes) of its file. `type` is the number in the file.
 
-    `type_name` is None, and the size reaches to the next tensor, where the type is not known.
+    `rows` are the elements by the first dimension. `type_name` is None, and the size reaches to the next tensor, where
+    the type is not known.
     """
 
     name: str
     type: int
     type_name: str | None
     elements: int
+    rows: int
     offset: int
     size_bytes: int
 
@@ -160,32 +163,31 @@ def _tensors(data: mmap.mmap, path: str) -> list[Tensor]:
     if alignment < 1:
         raise ValueError("no alignment")
     begin = _aligned(cursor.at, alignment)
-    starts = sorted({begin + offset for _, _, _, offset in found} | {max(len(data), begin)})
+    starts = sorted({begin + offset for *_, offset in found} | {max(len(data), begin)})
     following = dict(itertools.pairwise(starts))
     result = []
-    for name, elements, kind, offset in sorted(found, key=lambda entry: entry[3]):
+    for name, elements, rows, kind, offset in sorted(found, key=lambda entry: entry[4]):
         start = begin + offset
         if start >= len(data):
             raise ValueError("a tensor beyond the end")
         room = following[start] - start
         type_name, size = _type(kind, elements, room, alignment, following[start] == starts[-1])
-        result.append(Tensor(name, kind, type_name, elements, start, size))
+        result.append(Tensor(name, kind, type_name, elements, rows, start, size))
     return result
 
 
-def _entry(cursor: _Cursor) -> tuple[str, int, int, int]:
-    """(name, elements, type, offset in the data) of the next tensor."""
+def _entry(cursor: _Cursor) -> tuple[str, int, int, int, int]:
+    """(name, elements, rows, type, offset in the data) of the next tensor."""
     name = cursor.text().decode("utf-8", "backslashreplace")
     n_dimensions = cursor.number("I")
     if n_dimensions > _MAX_DIMENSIONS:
         raise ValueError("too many dimensions")
-    elements = 1
-    for _ in range(n_dimensions):
-        elements *= cursor.number("Q")
+    dimensions = [cursor.number("Q") for _ in range(n_dimensions)]
+    elements, rows = math.prod(dimensions), math.prod(dimensions[1:])
     kind, offset = cursor.number("I"), cursor.number("Q")
     if elements >= 1 << 60 or offset >= 1 << 60:
         raise ValueError("too large")
-    return name, elements, kind, offset
+    return name, elements, rows, kind, offset
 
 
 def _type(kind: int, elements: int, room: int, alignment: int, is_last: bool) -> tuple[str | None, int]:

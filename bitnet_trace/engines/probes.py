@@ -73,6 +73,17 @@ class RoleProbes:
 
 
 @dataclass(frozen=True, slots=True)
+class Kernel:
+    """Functions (`names`, as of FunctionRole) that a matrix of one of the `types` is multiplied by, once for so many of
+    its rows when there is one token.
+    """
+
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+    rows_a_call: int
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionRole:
     """What functions are for: `role` in a word or two, `explain` in a line, `names` as patterns (engines/roles.py).
 
@@ -111,6 +122,7 @@ class ProbeSet:
     strings: tuple[str, ...]
     probes: tuple[RoleProbes, ...]
     functions: tuple[FunctionRole, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
     shapes: tuple[CodeShape, ...] = ()
 
 
@@ -134,7 +146,7 @@ def parse_probe_set(name: str, text: str) -> ProbeSet:
     try:
         table = tomllib.loads(text)
         recognise = _table(table, "recognise", {"markers", "symbols", "strings"})
-        _only(table, {"engine", "extends", "recognise", "probe", "function", "code"})
+        _only(table, {"engine", "extends", "recognise", "probe", "function", "code", "kernel"})
         return ProbeSet(
             name=name,
             engine=_optional_text(table, "engine"),
@@ -144,6 +156,7 @@ def parse_probe_set(name: str, text: str) -> ProbeSet:
             strings=_texts(recognise, "strings"),
             probes=tuple(_role_probes(entry) for entry in table.get("probe", [])),
             functions=tuple(_function_role(entry) for entry in table.get("function", [])),
+            kernels=tuple(_kernel(entry) for entry in table.get("kernel", [])),
             shapes=tuple(_code_shape(entry) for entry in table.get("code", [])),
         )
     except (tomllib.TOMLDecodeError, ValueError, TypeError, re.error) as error:
@@ -193,6 +206,14 @@ def _role_probes(entry: Mapping[str, Any]) -> RoleProbes:
     if switches["inlined"] and action != "window":
         raise ValueError(f"role {role}: inlined copies are probed in windows only")
     return RoleProbes(role, action, alternatives, level=level, unless=_texts(entry, "unless"), **switches)
+
+
+def _kernel(entry: Mapping[str, Any]) -> Kernel:
+    _only(entry, {"names", "types", "rows_a_call"})
+    names, types, rows = _texts(entry, "names"), _texts(entry, "types"), entry.get("rows_a_call", 1)
+    if not names or not types or not isinstance(rows, int) or rows < 1:
+        raise ValueError("a kernel needs names and types, and rows_a_call is a number")
+    return Kernel(names, types, rows)
 
 
 def _function_role(entry: Mapping[str, Any]) -> FunctionRole:

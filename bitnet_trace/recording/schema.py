@@ -115,6 +115,7 @@ TENSOR_SCHEMA = pa.schema(
         ("type", pa.uint32()),
         ("type_name", pa.string()),
         ("elements", pa.uint64()),
+        ("rows", pa.uint64()),
         ("offset", pa.uint64()),
         ("size_bytes", pa.uint64()),
     ]

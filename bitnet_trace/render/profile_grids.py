@@ -1,5 +1,10 @@
 """What the timer samples show, as tables of text."""
 
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
 from bitnet_trace.analysis.profile import COMPLETE_ENOUGH_PCT, SPIN_ROLE, Profile
 from bitnet_trace.columns import FUNCTIONS, SPIN, Column, by_key
 from bitnet_trace.engines.names import plain
@@ -61,15 +66,30 @@ def _roles(profile: Profile) -> Grid:
     )
 
 
+def _calls_note(name: str, row: Mapping[Hashable, Any]) -> Iterator[str]:
+    """How the calls were got, and how sure the time of one is."""
+    if pd.isna(row["calls_per_token"]):
+        return
+    how = str(row["how"]).partition("; ")[2]
+    if pd.isna(row["mean_ns"]):
+        yield f"{name}: {how}"
+        return
+    yield f"{name}: {how}; a call takes {row['mean_low_ns']:.1f} to {row['mean_high_ns']:.1f} ns (95 %, from samples)"
+
+
 def _functions(profile: Profile) -> Grid:
     known = by_key(FUNCTIONS)
     shown = profile.functions[profile.functions["self_pct"] >= _LEAST_PCT].head(MAX_FUNCTIONS)
-    keys = ["self_pct", "self_ns", "total_pct", "total_ns", "spin_pct", "offcpu_ns", "role", "module"]
-    columns: list[Column] = [known[key] for key in keys if not key.startswith("total") or shown[key].notna().any()]
+    keys = ["self_pct", "self_ns", "total_pct", "total_ns", "spin_pct", "offcpu_ns"]
+    keys += ["calls_per_token", "mean_ns", "role", "module"]
+    optional = {"total_pct", "total_ns", "calls_per_token", "mean_ns"}
+    columns: list[Column] = [known[key] for key in keys if key not in optional or shown[key].notna().any()]
     names = [_name(name) for name in shown["name"]]
     rows = [[name, *rest] for name, rest in zip(names, rows_of(shown, columns), strict=True)]
     left = frozenset({0, *(number for number, column in enumerate(columns, 1) if column.format == "text")})
     notes = [f"{name}: {why}" for name, why in zip(names, shown["explain"], strict=True) if isinstance(why, str)]
+    for name, row in zip(names, shown.to_dict("records"), strict=True):
+        notes += _calls_note(name, row)
     rest = profile.functions.iloc[len(shown) :]
     rest = rest[rest["samples"] > 0]
     if len(rest):

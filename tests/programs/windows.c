@@ -76,6 +76,11 @@ __attribute__((noipa)) int llama_decode(void *context, struct llama_batch batch)
 	return context ? batch.n_tokens : 0;
 }
 
+__attribute__((noipa)) int llama_sampler_sample(void *sampler, void *context, int index)
+{
+	return sampler == context ? index : 0;
+}
+
 int main(int argc, char **argv)
 {
 	pthread_t threads[64];
@@ -92,6 +97,7 @@ int main(int argc, char **argv)
 		pthread_create(&threads[i], 0, other, 0);
 	for (int i = 0; i < atoi(argv[3]); i++) {
 		llama_decode(0, batch);
+		llama_sampler_sample(0, 0, 0);
 		usleep(pause_us);
 	}
 	over = 1;

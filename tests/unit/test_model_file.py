@@ -30,6 +30,7 @@ def test_the_demos_model_as_its_own_library_reads_it(tmp_path):
             int(one.tensor_type),
             one.tensor_type.name,
             int(one.n_elements),
+            int(one.n_elements) // int(one.shape[0]),
             int(one.data_offset),
             int(one.n_bytes),
         )

@@ -202,7 +202,16 @@ def write_inference(path: Path, **meta: Any) -> Path:
     area = {"pid": PID, "ts_ns": 1, "moment": "held", "begin": 4096, "end": 8192, "offset": 0, "device": 1, "inode": 2}
     writer.areas([{**area, "protection": 5, "path": "/bin/llama-cli"}, {**area, "moment": "exec", "protection": 0}])
     writer.residency([{**area, "page_bytes": 4096, "file": True, "moment": "decode"}])
-    tensor = {"device": 1, "inode": 2, "path": "/m.gguf", "type": 36, "type_name": "I2_S", "elements": 64, "offset": 0}
+    tensor = {
+        "device": 1,
+        "inode": 2,
+        "path": "/m.gguf",
+        "type": 36,
+        "type_name": "I2_S",
+        "elements": 64,
+        "rows": 8,
+        "offset": 0,
+    }
     writer.tensors([{**tensor, "name": "blk.0.attn_q.weight", "size_bytes": 4096}])
     writer.close(0)
     return path
