@@ -10,6 +10,7 @@ import pandas as pd
 
 from bitnet_trace.analysis import tables, taskstats
 from bitnet_trace.analysis.absences import SwitchPairs
+from bitnet_trace.analysis.asked import Scheduling, scheduling
 from bitnet_trace.analysis.barrier_tables import BarrierReport, barrier_report
 from bitnet_trace.analysis.barriers import BarrierEvents
 from bitnet_trace.analysis.fault_places import FaultPlaces, PlaceGatherer
@@ -71,6 +72,7 @@ class Report:
     preemptions: pd.DataFrame
     barriers: BarrierReport
     names: ThreadNames
+    scheduling: Scheduling
     token_time: pd.DataFrame
     phase_time: pd.DataFrame
     run_queue: pd.DataFrame
@@ -139,6 +141,7 @@ def build_report(recording: Recording) -> Report:
         preemptions=preemptions.by_phase(phases),
         barriers=barrier_report(recording, phases, barriers.result(), sampled, names),
         names=names,
+        scheduling=scheduling(recording.scheduling),
         token_time=calls,
         phase_time=phase_time(calls, by_thread),
         run_queue=run_queue.by_phase(),

@@ -23,6 +23,7 @@ _SOURCES = (
         "barrier",
         "profile",
         "fault",
+        "asked",
         "task",
         "sched",
         "futex",

@@ -14,7 +14,7 @@ LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (
     *("events", "counters", "phases", "threads", "maps", "areas", "residency", "tensors", "taskstats"),
-    *("samples", "stacks", "symbols", "windows"),
+    *("samples", "stacks", "symbols", "windows", "scheduling"),
 )
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
@@ -179,6 +179,25 @@ SYMBOL_SCHEMA = pa.schema(
         ("spins", pa.bool_()),
     ]
 )
+
+# What thread `caller` asked of the scheduler for thread `tid`, by a call: what it does not set is null, `error` is 0
+# where it succeeded. `call` null: what the thread had when it ended. `cpus` as in /proc/PID/status ("0-3,8"),
+# `policy` as in sched(7), `priority` the real-time one.
+SCHEDULING_SCHEMA = pa.schema(
+    [
+        ("ts_ns", pa.int64()),
+        ("pid", pa.uint32()),
+        ("caller", pa.uint32()),
+        ("tid", pa.uint32()),
+        ("call", pa.string()),
+        ("error", pa.uint32()),
+        ("cpus", pa.string()),
+        ("policy", pa.uint32()),
+        ("priority", pa.uint32()),
+        ("nice", pa.int64()),
+    ]
+)
+
 # When costly probes were on: from after they were attached until before they were detached, every hit of them counted
 # and recorded. `what`: "barriers", "operations" or "function:NAME"; `cost_ns`: what the hits are reckoned to have cost.
 WINDOW_SCHEMA = pa.schema(
@@ -210,6 +229,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "stacks": STACK_SCHEMA,
     "symbols": SYMBOL_SCHEMA,
     "windows": WINDOW_SCHEMA,
+    "scheduling": SCHEDULING_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -227,6 +247,7 @@ NULLABLE = {
     "stacks": frozenset[str](),
     "symbols": frozenset({"module", "function", "inlined", "spins"}),
     "windows": frozenset[str](),
+    "scheduling": frozenset({"call", "error", "cpus", "policy", "priority", "nice"}),
 }
 
 # Fields that are moments of CLOCK_MONOTONIC.
@@ -244,4 +265,5 @@ TIMES = {
     "stacks": frozenset[str](),
     "symbols": frozenset[str](),
     "windows": frozenset({"begin_ns", "end_ns"}),
+    "scheduling": frozenset({"ts_ns"}),
 }

@@ -7,7 +7,7 @@ docs/figures.md gives reasons for.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bitnet_trace.analysis.findings import barriers, scheduling
+from bitnet_trace.analysis.findings import asked, barriers, scheduling
 from bitnet_trace.analysis.findings.finding import SEVERITIES, Finding
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ RULES: tuple[Callable[["Report"], Finding | None], ...] = (
     scheduling.oversubscribed,
     scheduling.preempted,
     barriers.straggler,
+    asked.not_applied_affinity,
+    asked.not_applied_priority,
+    asked.uneven_priority,
 )
 
 
