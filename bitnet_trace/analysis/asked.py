@@ -11,7 +11,8 @@ _RESET_ON_FORK = 0x40000000
 _REAL_TIME = (1, 2)
 AFFINITY, PRIORITY = "affinity", "priority"
 _AFFINITY_CALL = "sched_setaffinity"
-_LARGEST_CPU = 1 << 14
+_LARGEST_CPU, _LONGEST_LIST = 1 << 14, 4096
+_ERRORS = 4096  # include/linux/err.h: MAX_ERRNO
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Asked:
 
     @property
     def refusal(self) -> str:
-        return os.strerror(self.error)
+        return os.strerror(self.error) if self.error < _ERRORS else f"error {self.error}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def priority_text(policy: int, priority: int, nice: int) -> str:
 def cpus_of(text: str) -> frozenset[int]:
     """The numbers in a list as in /proc/PID/status, `0-3,8`; of a damaged one those that are some."""
     cpus: set[int] = set()
-    for part in text.split(","):
+    for part in text[:_LONGEST_LIST].split(","):
         first, _, last = part.partition("-")
         if first.isdecimal() and (not last or last.isdecimal()):
             cpus.update(range(int(first), min(int(last or first), _LARGEST_CPU) + 1))

@@ -28,6 +28,11 @@ def titles(report, rule):
     return [one.title for one in report.findings if one.rule == rule]
 
 
+def told(report):
+    """Findings of this kind; of others it depends on what else runs here."""
+    return [one for one in report.findings if one.rule.endswith(("not-applied", "priority"))]
+
+
 def test_what_threads_had_in_the_end(ask):
     report = ask("taskset", "-c", "0", "chrt", "-r", "3")
     (main,) = set(report.recording.phases["pid"])
@@ -46,7 +51,7 @@ def test_what_threads_had_in_the_end(ask):
 
 
 def test_nothing_is_said_where_all_was_applied(ask):
-    assert not ask("nice", "-n", "3", "taskset", "-c", f"0-{NO_SUCH_CPU + 5}").findings
+    assert not told(ask("nice", "-n", "3", "taskset", "-c", f"0-{NO_SUCH_CPU + 5}"))
 
 
 def test_a_cpu_that_there_is_not(ask):
@@ -72,4 +77,4 @@ def test_options_that_the_program_ignores(ask):
     report = ask(after=("--prio", "2", "--cpu-mask", "0x3"))
     assert titles(report, "affinity-not-applied") == ["affinity asked for and not applied: --cpu-mask 0x3"]
     assert titles(report, "priority-not-applied") == ["priority asked for and not applied: --prio 2"]
-    assert not ask(after=("--prio", "0", "--cpu-mask", "0x0")).findings
+    assert not told(ask(after=("--prio", "0", "--cpu-mask", "0x0")))

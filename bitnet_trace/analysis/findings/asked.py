@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from bitnet_trace.analysis.asked import AFFINITY, PRIORITY, Asked, numbers
 from bitnet_trace.analysis.findings.finding import Finding, plural
-from bitnet_trace.analysis.findings.scheduling import computing
 
 if TYPE_CHECKING:
     from bitnet_trace.analysis.report import Report
@@ -91,7 +90,7 @@ def _ignored_option(report: "Report", kind: str) -> str | None:
 
 def uneven_priority(report: "Report") -> Finding | None:
     """Threads that compute together have different priorities: the others wait for the one that gets less."""
-    for one in computing(report):
+    for one in report.computing:
         had = {tid: report.scheduling.had[tid].described() for tid in one.tids if tid in report.scheduling.had}
         kinds = sorted(set(had.values()))
         if len(kinds) < 2:

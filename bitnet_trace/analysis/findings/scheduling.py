@@ -1,19 +1,15 @@
 """Findings about CPUs: more threads than CPUs, and CPUs that others took."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from bitnet_trace.analysis.computing import Computing
 from bitnet_trace.analysis.findings.finding import Finding, plural, severity_of
-from bitnet_trace.analysis.tables import ENGINE_CALL_NAMES
 
 if TYPE_CHECKING:
     from bitnet_trace.analysis.report import Report
 
-# A thread computes in a phase when it ran for this share of the busiest one's time: they have like pieces of the work.
-_COMPUTES_SHARE = 0.2
 # Threads that take turns by themselves hardly wait for a CPU, however many they are.
 OVERSUBSCRIBED_WAIT_PCT = 5.0
 PREEMPTED_PCT = 5.0
@@ -22,28 +18,11 @@ PREEMPTED_LEAST_NS = 20_000_000
 _MAX_NAMED = 3
 
 
-@dataclass(frozen=True)
-class Computing:
-    """The threads that computed in the calls of one name and process."""
-
-    name: str
-    dur_ns: int
-    tids: tuple[int, ...]
-    cpu_ns: int
-    runq_ns: int
-
-    @property
-    def wait_pct(self) -> float:
-        """Of the time in which they ran or wanted to, that in which they had no CPU."""
-        wanted_ns = self.cpu_ns + self.runq_ns
-        return 100 * self.runq_ns / wanted_ns if wanted_ns else 0.0
-
-
 def oversubscribed(report: "Report") -> Finding | None:
     """More threads compute than there are CPUs that they may use."""
     found = [
         one
-        for one in computing(report)
+        for one in report.computing
         if len(one.tids) > len(_cpus(report, one.tids)) > 0 and one.wait_pct >= OVERSUBSCRIBED_WAIT_PCT
     ]
     if not found:
@@ -71,7 +50,7 @@ def preempted(report: "Report") -> Finding | None:
     """Computing threads were put off their CPUs: for other programs, for the kernel, or for each other although there
     are CPUs enough (another program then has one of them)."""
     worst: tuple[float, Computing, pd.DataFrame] | None = None
-    for one in computing(report):
+    for one in report.computing:
         table = report.preemptions[report.preemptions["name"] == one.name]
         table = table[table["tid"].isin(one.tids) & (table["next"] != 0) & (table["offcpu_ns"] > 0)]
         if len(one.tids) > len(_cpus(report, one.tids)):
@@ -110,26 +89,6 @@ def preempted(report: "Report") -> Finding | None:
         advice="end what ran there, or keep it off these CPUs (taskset, cpuset); else leave it a CPU with a smaller -t",
         threads=tuple(sorted({int(tid) for tid in table["tid"]})),
     )
-
-
-def computing(report: "Report") -> Iterator[Computing]:
-    """By name and process, the threads that computed in its calls."""
-    calls = report.phases[report.phases["name"].isin(ENGINE_CALL_NAMES)]
-    located = report.counters.reset_index().merge(
-        calls[["id", "name", "pid", "dur_ns"]].astype({"id": "int64"}), left_on="phase", right_on="id"
-    )
-    for (name, pid), of_process in calls.groupby(["name", "pid"]):
-        whole_ns = int(of_process["dur_ns"].sum())
-        own = located[(located["name"] == name) & (located["pid"] == pid)]
-        sums = own.groupby("tid")[["cpu_ns", "runq_wait_ns"]].sum()
-        chosen = sums[sums["cpu_ns"] >= max(_COMPUTES_SHARE * sums["cpu_ns"].max(), 1)] if len(sums) else sums
-        yield Computing(
-            name=str(name),
-            dur_ns=whole_ns,
-            tids=tuple(chosen.index.tolist()),
-            cpu_ns=int(chosen["cpu_ns"].sum()),
-            runq_ns=int(chosen["runq_wait_ns"].sum()),
-        )
 
 
 def _cpus(report: "Report", tids: tuple[int, ...]) -> set[int]:
