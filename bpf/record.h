@@ -232,6 +232,10 @@ enum task_kind {
 	/* A piece of a file's path, told when the file is first mapped or read: device, inode, text; value = level << 8 | piece.
 	 * Level 0 is the last part of the path; a part that is longer than `text` comes in several pieces. */
 	TASK_FILE_NAME = 9,
+	/* What a thread asked of the scheduler, for thread `value` (0: itself): device = system call, length = errno; text = CPU
+	 * mask, address = policy, offset = real-time priority, inode = nice: those that the call has. */
+	TASK_ASKED = 10,
+	TASK_SCHEDULED = 11,	/* what a thread has of these when it ends */
 	TASK_PTRACED = 8,	/* traced by another program, value = its pid, text = its name; length = 1: was refused, for we do */
 };
 

@@ -142,7 +142,8 @@ static __always_inline int is_looked_at(u32 number)
 	case CALL_MUNMAP: case CALL_MREMAP: case CALL_MADVISE: case CALL_BRK: case CALL_MPROTECT: case CALL_MLOCK:
 	case CALL_MLOCK2: case CALL_MLOCKALL: case CALL_READ: case CALL_PREAD64: case CALL_READV: case CALL_PREADV:
 	case CALL_PREADV2: case CALL_FUTEX: case CALL_FUTEX_WAITV: case CALL_FUTEX_WAKE: case CALL_FUTEX_WAIT:
-	case CALL_FUTEX_REQUEUE:
+	case CALL_FUTEX_REQUEUE: case CALL_SETPRIORITY: case CALL_SETPARAM: case CALL_SETSCHEDULER: case CALL_SETAFFINITY:
+	case CALL_SETATTR:
 		return 1;
 	default:
 		return 0;
@@ -201,6 +202,9 @@ TRACEPOINT(sys_exit)
 	case CALL_SCHED_YIELD:
 		e.kind = KIND_YIELD;
 		break;
+	case CALL_SETPRIORITY: case CALL_SETPARAM: case CALL_SETSCHEDULER: case CALL_SETAFFINITY: case CALL_SETATTR:
+		ask_ends(t, tid, result, now);
+		return 0;
 	default:
 		return 0;
 	}

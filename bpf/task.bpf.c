@@ -163,6 +163,7 @@ TRACEPOINT(sched_process_exit)
 			leave_phase(t->pid, tid, p->phase, END_EXIT, now);
 		}
 	}
+	send_scheduled(t, tid, task, now);
 	emit_task(TASK_EXIT, t->pid, tid, code, 0);
 	return 0;
 }

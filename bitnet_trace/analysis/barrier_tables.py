@@ -18,6 +18,7 @@ from bitnet_trace.recording.reader import Recording
 
 # The phases in which threads meet at barriers; of other names there are no calls.
 _NAMES = ("warmup", "prefill", "decode")
+_MAX_LATE_THREADS = 256
 _NO_WINDOW = "no window was opened in this recording"
 _NOTHING_SEEN = "no whole decode call with a barrier fell in a window"
 
@@ -26,7 +27,8 @@ _NOTHING_SEEN = "no whole decode call with a barrier fell in a window"
 class BarrierReport:
     """Tables have the columns of columns.py: `by_phase` BARRIER_PHASES, `by_thread` BARRIER_THREADS (most waiting
     first), `stragglers` STRAGGLERS (most lateness first). `late_by_call`: a row per call seen, index the phase's id, a
-    column per tid: ns for which only that thread was missing. `summary` is the rest of JSON's `barriers`.
+    column per tid (of the latest ones): ns for which only that thread was missing. `summary` is the rest of `barriers`
+    in JSON.
     """
 
     summary: dict[str, Any]
@@ -48,9 +50,13 @@ def barrier_report(
     spinning = _Spinning(recording, profile, name_of)
     by_phase = _by_phase(phases, calls, instances, arrivals, spinning)
     late = instances[instances["late_ns"] > 0]
-    late_by_call = late.pivot_table(
-        index="phase", columns="last_tid", values="late_ns", aggfunc="sum", fill_value=0
-    ).reindex(calls["id"].astype(np.int64), fill_value=0)
+    # a column for each that may be the straggler: a damaged recording may have any number of threads
+    latest = late.groupby("last_tid")["late_ns"].sum().nlargest(_MAX_LATE_THREADS).index
+    late_by_call = (
+        late[late["last_tid"].isin(latest)]
+        .pivot_table(index="phase", columns="last_tid", values="late_ns", aggfunc="sum", fill_value=0)
+        .reindex(calls["id"].astype(np.int64), fill_value=0)
+    )
     return BarrierReport(
         summary=_summary(recording, by_phase, barriers, spinning),
         by_phase=by_phase,

@@ -157,11 +157,12 @@ def _functions(
         result[name] = by_function[name].agg(_commonest)
     result["token_samples"] = by_function["in_token"].sum()
     result["spin_pct"] = 100 * by_function["spins"].mean()
-    # what was never sampled on a CPU and waited has a row too
-    asleep = waited_ns.index.difference(result.index)
+    # what was never sampled itself, but waited or called what was, has a row too
+    others = waited_ns.index if totals is None else waited_ns.index.union(totals.index)
+    others = others.difference(result.index)
     known = frames.drop_duplicates(keys).set_index(keys)
     rows = known[["role", "explain"]].assign(samples=0, token_samples=0, self_pct=0.0)
-    rows = rows.loc[rows.index.isin(asleep)]
+    rows = rows.loc[rows.index.isin(others)]
     rows["phase_shares"] = pd.Series([{} for _ in range(len(rows))], index=rows.index, dtype=object)
     result = pd.concat([result, rows]) if len(rows) else result
     result["self_ns"] = result["samples"] * period_ns

@@ -10,8 +10,10 @@ import pandas as pd
 
 from bitnet_trace.analysis import tables, taskstats
 from bitnet_trace.analysis.absences import SwitchPairs
+from bitnet_trace.analysis.asked import Scheduling, scheduling
 from bitnet_trace.analysis.barrier_tables import BarrierReport, barrier_report
 from bitnet_trace.analysis.barriers import BarrierEvents
+from bitnet_trace.analysis.computing import Computing, computing
 from bitnet_trace.analysis.fault_places import FaultPlaces, PlaceGatherer
 from bitnet_trace.analysis.findings import Finding, find
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
@@ -72,6 +74,8 @@ class Report:
     preemptions: pd.DataFrame
     barriers: BarrierReport
     names: ThreadNames
+    scheduling: Scheduling
+    computing: tuple[Computing, ...]
     token_time: pd.DataFrame
     phase_time: pd.DataFrame
     run_queue: pd.DataFrame
@@ -142,6 +146,8 @@ def build_report(recording: Recording) -> Report:
         preemptions=preemptions.by_phase(phases),
         barriers=barrier_report(recording, phases, barriers.result(), sampled, names),
         names=names,
+        scheduling=scheduling(recording.scheduling),
+        computing=tuple(computing(counters, phases)),
         token_time=calls,
         phase_time=phase_time(calls, by_thread),
         run_queue=run_queue.by_phase(),

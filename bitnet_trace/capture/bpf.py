@@ -24,6 +24,7 @@ _SOURCES = (
         "kernel",
         "profile",
         "fault",
+        "asked",
         "task",
         "sched",
         "futex",

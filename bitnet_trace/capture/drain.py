@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from bitnet_trace.capture import still_open
 from bitnet_trace.capture.address_spaces import AddressSpaces
+from bitnet_trace.capture.asked import asked_rows
 from bitnet_trace.capture.bpf import FIRST_PHASE, Programs
 from bitnet_trace.capture.page_sizes import ResidencyLog
 from bitnet_trace.capture.ring import Ring
@@ -214,6 +215,7 @@ class Drain:
         self._writer.maps(maps)
         self._writer.areas(exec_rows(batch))
         self._writer.taskstats(accounting_rows(batch))
+        self._writer.scheduling(asked_rows(batch))
 
     def _step_samples(self) -> None:
         batch = self._rings["samples"].drain()

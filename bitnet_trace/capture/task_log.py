@@ -12,7 +12,7 @@ from bitnet_trace.recording.layout import TaskKind
 
 _COMM_LENGTH = 15  # TASK_COMM_LEN without its zero
 _ACCOUNTING = (TaskKind.BEFORE, TaskKind.AFTER)
-_NOT_OF_THREADS = (*_ACCOUNTING, TaskKind.PTRACED, TaskKind.FILE_NAME)
+_NOT_OF_THREADS = (*_ACCOUNTING, TaskKind.PTRACED, TaskKind.FILE_NAME, TaskKind.ASKED, TaskKind.SCHEDULED)
 _MOST_PIECES = 32  # of a path: tell_path() of bpf/file.bpf.c ends there
 _LOW_WORD = 0xFFFFFFFF
 

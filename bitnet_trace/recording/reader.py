@@ -132,6 +132,11 @@ class Recording:
         return self._table("calls")
 
     @cached_property
+    def scheduling(self) -> pd.DataFrame:
+        """What threads asked of the scheduler and had when they ended, the columns of schema.SCHEDULING_SCHEMA."""
+        return self._table("scheduling")
+
+    @cached_property
     def stored_counters(self) -> pd.DataFrame:
         """The counters that the kernel kept (`--detail counts`): tid, phase and layout.COUNTER_FIELDS, as deltas."""
         return self._table("counters")

@@ -14,7 +14,7 @@ LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (
     *("events", "counters", "phases", "threads", "maps", "areas", "residency", "tensors", "taskstats"),
-    *("samples", "stacks", "symbols", "windows"),
+    *("samples", "stacks", "symbols", "windows", "calls", "scheduling"),
 )
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
@@ -180,6 +180,25 @@ SYMBOL_SCHEMA = pa.schema(
         ("spins", pa.bool_()),
     ]
 )
+
+# What thread `caller` asked of the scheduler for thread `tid`, by a call: what it does not set is null, `error` is 0
+# where it succeeded. `call` null: what the thread had when it ended. `cpus` as in /proc/PID/status ("0-3,8"),
+# `policy` as in sched(7), `priority` the real-time one.
+SCHEDULING_SCHEMA = pa.schema(
+    [
+        ("ts_ns", pa.int64()),
+        ("pid", pa.uint32()),
+        ("caller", pa.uint32()),
+        ("tid", pa.uint32()),
+        ("call", pa.string()),
+        ("error", pa.uint32()),
+        ("cpus", pa.string()),
+        ("policy", pa.uint32()),
+        ("priority", pa.uint32()),
+        ("nice", pa.int64()),
+    ]
+)
+
 # When costly probes were on: from after they were attached until before they were detached, every hit of them counted
 # and recorded. `what`: "barriers", "operations" or "function:NAME"; `cost_ns`: what the hits are reckoned to have cost.
 WINDOW_SCHEMA = pa.schema(
@@ -224,6 +243,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "symbols": SYMBOL_SCHEMA,
     "windows": WINDOW_SCHEMA,
     "calls": CALL_SCHEMA,
+    "scheduling": SCHEDULING_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -242,6 +262,7 @@ NULLABLE = {
     "symbols": frozenset({"module", "function", "inlined", "spins"}),
     "windows": frozenset[str](),
     "calls": frozenset[str](),
+    "scheduling": frozenset({"call", "error", "cpus", "policy", "priority", "nice"}),
 }
 
 # Fields that are moments of CLOCK_MONOTONIC.
@@ -260,4 +281,5 @@ TIMES = {
     "symbols": frozenset[str](),
     "windows": frozenset({"begin_ns", "end_ns"}),
     "calls": frozenset({"begin_ns", "end_ns"}),
+    "scheduling": frozenset({"ts_ns"}),
 }

@@ -142,6 +142,10 @@ class Writer:
         """Appends calls that were counted in windows: schema.CALL_SCHEMA."""
         self._append_rows("calls", rows)
 
+    def scheduling(self, rows: Iterable[Row]) -> None:
+        """Appends what threads asked of the scheduler, and had: schema.SCHEDULING_SCHEMA, None for what was not set."""
+        self._append_rows("scheduling", rows)
+
     def update_meta(self, **values: Any) -> None:
         """Sets keys of meta.json; readers see the old file or the new one, never a part."""
         self._meta.update(values)

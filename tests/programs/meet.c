@@ -142,7 +142,7 @@ int main(int argc, char **argv)
 	struct llama_batch batch = {.n_tokens = 1};
 	pthread_t threads[MAX_THREADS];
 
-	if (argc != 7 || atoi(argv[3]) > MAX_THREADS)
+	if (argc < 7 || atoi(argv[3]) > MAX_THREADS)
 		return 2;
 	while (strcmp(barriers[kind], argv[1]))
 		if (kind++ == OMP)

@@ -7,7 +7,7 @@ docs/figures.md gives reasons for.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bitnet_trace.analysis.findings import barriers, memory, scheduling
+from bitnet_trace.analysis.findings import asked, barriers, memory, scheduling
 from bitnet_trace.analysis.findings.finding import SEVERITIES, Finding
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ RULES: tuple[Callable[["Report"], Finding | None], ...] = (
     memory.memory_pressure,
     memory.huge_pages_not_given,
     memory.cold_cache,
+    asked.not_applied_affinity,
+    asked.not_applied_priority,
+    asked.uneven_priority,
 )
 
 

@@ -61,7 +61,7 @@ def major_faults_in_decode(report: "Report") -> Finding | None:
     named = []
     if report.places is not None:
         tensors = report.places.by_tensor
-        named = [f"tensor {tensors['tensor'][row]}: {n:,}" for row, n in _by_phase(tensors, "faults_major").items()]
+        named = [f"tensor {tensors['tensor'][row]}: {n:,}" for row, n in _in_decode(tensors, "faults_major")]
     return Finding(
         rule="major_faults_in_decode",
         severity="critical",
@@ -164,10 +164,11 @@ def _phase(report: "Report", name: str) -> Any:
     return rows.iloc[0] if len(rows) else None
 
 
-def _by_phase(table: pd.DataFrame, column: str) -> "pd.Series[Any]":
-    """What of a column fell in decode, by row, most first."""
-    values = pd.Series([row.get("decode", {}).get(column, 0) for row in table["phases"]], index=table.index)
-    return values[values > 0].sort_values(ascending=False)
+def _in_decode(table: pd.DataFrame, column: str) -> list[tuple[Any, Any]]:
+    """(row, value) of what of a column fell in decode, most first."""
+    values = [row.get("decode", {}).get(column, 0) for row in table["phases"]]
+    found = [(row, value) for row, value in zip(table.index.tolist(), values, strict=True) if value > 0]
+    return sorted(found, key=lambda pair: -pair[1])
 
 
 def _regions(report: "Report", column: str) -> list[str]:
@@ -175,7 +176,7 @@ def _regions(report: "Report", column: str) -> list[str]:
         return []
     table = report.places.by_region
     lines = []
-    for row, value in _by_phase(table, column).head(_MAX_NAMED).items():
+    for row, value in _in_decode(table, column)[:_MAX_NAMED]:
         path = table["path"][row]
         name = f"{table['region'][row]}{'' if pd.isna(path) else ' ' + str(path).rpartition('/')[2]}"
         lines.append(f"{name}: {duration(int(value)) if column.endswith('_ns') else f'{value:,}'}")

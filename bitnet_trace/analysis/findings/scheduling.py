@@ -1,19 +1,15 @@
 """Findings about CPUs: more threads than CPUs, and CPUs that others took."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from bitnet_trace.analysis.computing import Computing
 from bitnet_trace.analysis.findings.finding import Finding, plural, severity_of
-from bitnet_trace.analysis.tables import ENGINE_CALL_NAMES
 
 if TYPE_CHECKING:
     from bitnet_trace.analysis.report import Report
 
-# A thread computes in a phase when it ran for this share of the busiest one's time: they have like pieces of the work.
-_COMPUTES_SHARE = 0.2
 # Threads that take turns by themselves hardly wait for a CPU, however many they are.
 OVERSUBSCRIBED_WAIT_PCT = 5.0
 PREEMPTED_PCT = 5.0
@@ -22,33 +18,17 @@ PREEMPTED_LEAST_NS = 20_000_000
 _MAX_NAMED = 3
 
 
-@dataclass(frozen=True)
-class _Computing:
-    """The threads that computed in the calls of one name and process."""
-
-    name: str
-    dur_ns: int
-    tids: tuple[int, ...]
-    cpu_ns: int
-    runq_ns: int
-
-    @property
-    def wait_pct(self) -> float:
-        """Of the time in which they ran or wanted to, that in which they had no CPU."""
-        wanted_ns = self.cpu_ns + self.runq_ns
-        return 100 * self.runq_ns / wanted_ns if wanted_ns else 0.0
-
-
 def oversubscribed(report: "Report") -> Finding | None:
     """More threads compute than there are CPUs that they may use."""
-    cpus = _cpus(report)
-    if not cpus:
-        return None
-    found = [one for one in _computing(report) if len(one.tids) > len(cpus) and one.wait_pct >= OVERSUBSCRIBED_WAIT_PCT]
+    found = [
+        one
+        for one in report.computing
+        if len(one.tids) > len(_cpus(report, one.tids)) > 0 and one.wait_pct >= OVERSUBSCRIBED_WAIT_PCT
+    ]
     if not found:
         return None
     worst = max(found, key=lambda one: one.runq_ns)
-    n = len(worst.tids)
+    n, cpus = len(worst.tids), _cpus(report, worst.tids)
     return Finding(
         rule="oversubscription",
         severity=severity_of(worst.wait_pct),
@@ -69,12 +49,11 @@ def oversubscribed(report: "Report") -> Finding | None:
 def preempted(report: "Report") -> Finding | None:
     """Computing threads were put off their CPUs: for other programs, for the kernel, or for each other although there
     are CPUs enough (another program then has one of them)."""
-    n_cpus = len(_cpus(report))
-    worst: tuple[float, _Computing, pd.DataFrame] | None = None
-    for one in _computing(report):
+    worst: tuple[float, Computing, pd.DataFrame] | None = None
+    for one in report.computing:
         table = report.preemptions[report.preemptions["name"] == one.name]
-        table = table[table["tid"].isin(one.tids) & (table["next"] != 0)]
-        if len(one.tids) > n_cpus:
+        table = table[table["tid"].isin(one.tids) & (table["next"] != 0) & (table["offcpu_ns"] > 0)]
+        if len(one.tids) > len(_cpus(report, one.tids)):
             table = table[~table["next"].isin(one.tids)]  # that is oversubscription
         most_ns = float(table.groupby("tid")["offcpu_ns"].sum().max()) if len(table) else 0.0
         pct = 100 * most_ns / max(one.dur_ns, 1)
@@ -86,7 +65,9 @@ def preempted(report: "Report") -> Finding | None:
     of_threads = table.groupby("tid")["offcpu_ns"].sum().sort_values(ascending=False)
     sums = table.groupby("next")[["count", "offcpu_ns"]].sum().sort_values("offcpu_ns", ascending=False)
     names = [report.names.described(int(tid)) for tid in sums.index]
-    who = report.names.described(of_threads.index.tolist()[0])
+    tid = of_threads.index.tolist()[0]
+    for_whom = int(table[table["tid"] == tid].groupby("next")["offcpu_ns"].sum().idxmax())
+    who, whom = report.names.described(tid), report.names.described(for_whom)
     total_ns = int(of_threads.sum())
     of_all_pct = 100 * total_ns / (one.dur_ns * len(one.tids))
     lines = [
@@ -96,7 +77,7 @@ def preempted(report: "Report") -> Finding | None:
     return Finding(
         rule="preemption",
         severity=severity_of(pct),
-        title=f"preempted while computing: {who} was off its CPU for {pct:.0f} % of {one.name}, mostly for {names[0]}",
+        title=f"preempted while computing: {who} was off its CPU for {pct:.0f} % of {one.name}, mostly for {whom}",
         figure=pct,
         threshold=PREEMPTED_PCT,
         unit="% of the phase, of the thread that was preempted most",
@@ -110,28 +91,11 @@ def preempted(report: "Report") -> Finding | None:
     )
 
 
-def _computing(report: "Report") -> Iterator[_Computing]:
-    """By name and process, the threads that computed in its calls."""
-    calls = report.phases[report.phases["name"].isin(ENGINE_CALL_NAMES)]
-    located = report.counters.reset_index().merge(
-        calls[["id", "name", "pid", "dur_ns"]].astype({"id": "int64"}), left_on="phase", right_on="id"
-    )
-    for (name, pid), of_process in calls.groupby(["name", "pid"]):
-        whole_ns = int(of_process["dur_ns"].sum())
-        own = located[(located["name"] == name) & (located["pid"] == pid)]
-        sums = own.groupby("tid")[["cpu_ns", "runq_wait_ns"]].sum()
-        chosen = sums[sums["cpu_ns"] >= max(_COMPUTES_SHARE * sums["cpu_ns"].max(), 1)] if len(sums) else sums
-        yield _Computing(
-            name=str(name),
-            dur_ns=whole_ns,
-            tids=tuple(chosen.index.tolist()),
-            cpu_ns=int(chosen["cpu_ns"].sum()),
-            runq_ns=int(chosen["runq_wait_ns"].sum()),
-        )
-
-
-def _cpus(report: "Report") -> set[int]:
-    """The CPUs that the target may use; empty when that is not known."""
+def _cpus(report: "Report", tids: tuple[int, ...]) -> set[int]:
+    """The CPUs that threads may use: their own, where all have ended, else the run's; empty when that is not known."""
+    had = report.scheduling.had
+    if tids and all(tid in had for tid in tids):
+        return {cpu for tid in tids for cpu in had[tid].cpus}
     host = report.run["host"]
     known = [set(cpus) for key in ("cpus_online", "cpus_allowed") if isinstance(cpus := host.get(key), list)]
     return set.intersection(*known) if known else set()
