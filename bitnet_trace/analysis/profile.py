@@ -28,9 +28,9 @@ class Profile:
     """What the samples say; all shares in percent of samples.
 
     `functions`: a row per function that was sampled or waited in, columns.FUNCTIONS; total_pct and total_ns are NA
-    unless enough stacks are complete, phase_shares is {phase name: percent of that phase's samples}. `roles`: a row per
-    role, columns.ROLES, work before waiting; spinning is one, wherever it happens. `spin`: a row per thread and phase
-    name in which there was any, columns.SPIN.
+    unless enough stacks are complete (functions that only called others have a row then); phase_shares is {phase name:
+    percent of that phase's samples}. `roles`: a row per role, columns.ROLES, work before waiting; spinning is one,
+    wherever it happens. `spin`: a row per thread and phase name in which there was any, columns.SPIN.
     """
 
     n_samples: int
@@ -157,9 +157,8 @@ def _functions(
         result[name] = by_function[name].agg(_commonest)
     result["token_samples"] = by_function["in_token"].sum()
     result["spin_pct"] = 100 * by_function["spins"].mean()
-    # what was never sampled itself, but waited or called what was, has a row too
-    others = waited_ns.index if totals is None else waited_ns.index.union(totals.index)
-    others = others.difference(result.index)
+    # what only called others, or waited, has a row too
+    others = (waited_ns.index if totals is None else waited_ns.index.union(totals.index)).difference(result.index)
     known = frames.drop_duplicates(keys).set_index(keys)
     rows = known[["role", "explain"]].assign(samples=0, token_samples=0, self_pct=0.0)
     rows = rows.loc[rows.index.isin(others)]

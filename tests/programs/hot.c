@@ -38,7 +38,7 @@ WORK(medium)
 WORK(light)
 
 /* Calls `work` until the thread has used so much CPU time; returns how much it was. */
-static long long use(void (*work)(void), long long ns)
+static __attribute__((noinline)) long long use(void (*work)(void), long long ns)
 {
 	long long begin = cpu_ns(), now;
 	do {
