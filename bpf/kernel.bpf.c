@@ -7,7 +7,7 @@ struct call_key {
 };
 BPF_TABLE("percpu_hash", struct call_key, u64, window_calls, 8192);
 
-int on_call(struct pt_regs *regs)
+int count_function(struct pt_regs *regs)
 {
 	u32 cookie = bpf_get_attach_cookie(regs);
 	u32 tid = bpf_get_current_pid_tgid();

@@ -57,7 +57,7 @@ _TYPED = frozenset({"sys_enter", "sys_exit"})
 _LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests", "samples", "ticks")
 _IO_OVERFLOWS, _CALLS_32_BIT = len(_LOST_OTHER), len(_LOST_OTHER) + 1
 FIRST_PHASE = 1
-WINDOW_PROGRAMS = ("enter_barrier", "on_call")
+WINDOW_PROGRAMS = ("enter_barrier", "count_function")
 _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _CPU_CLOCK, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 0, 5, 6
 
@@ -357,7 +357,7 @@ class Programs:
         return int(table.sum(ctypes.c_int(0)).value), int(table.sum(ctypes.c_int(1)).value)
 
     def take_window_calls(self) -> list[tuple[int, int, int]]:
-        """(phase, row of meta's probes, calls) that count_call counted since the last time. No window is open then."""
+        """(phase, row of meta's probes, calls) that count_function counted since the last time. No window is open then."""
         table = self._bpf["window_calls"]
         found = [(key.phase, key.row, sum(values)) for key, values in table.items()]
         table.clear()

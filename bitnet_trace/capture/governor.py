@@ -10,6 +10,7 @@ _FIRST_SHARE_OF_FUNCTIONS = 0.8
 _LIVE_LONGER_NS = 25_000_000
 _FIRST_FIXED_NS = 500_000  # of the tracer, to attach and detach
 _WEIGHT_OF_NEWEST = 0.3
+_UNBOUNDED_PCT, _PLENTY_NS = 100.0, 1 << 62
 
 
 class Governor:
@@ -33,6 +34,9 @@ class Governor:
         Each of the kinds of windows has the same part of what is left. Only what the engine has computed so far gives
         credit: what start and loading took is not to be spent on tokens.
         """
+        if self.budget_pct >= _UNBOUNDED_PCT:
+            self.share_left_pct = self.budget_pct
+            return _PLENTY_NS
         used_ns = process_cpu_ns(pid)
         computed_ns = used_ns - self._since_ns.setdefault(pid, used_ns)
         always_on = self._always_on_ns() / used_ns if used_ns else 1.0

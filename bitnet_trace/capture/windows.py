@@ -27,7 +27,7 @@ _MOST_SLOWER = 64.0
 _LONG_CALL_OPEN_S = 0.05  # a part of a prefill, or of a token that takes longer
 
 BARRIERS = "barriers"
-_PROGRAMS = {BARRIERS: "enter_barrier"}  # all others: count_call
+_PROGRAMS = {BARRIERS: "enter_barrier"}  # all others: count_function
 
 Key = tuple[str, int]
 
@@ -233,7 +233,7 @@ class Windows:
         hits_before, _ = self._programs.window_hits()
         calls_before = self._programs.hits_of(self._decode_cookies)
         links: list[int] = []
-        probed, program = kind.placed or [], _PROGRAMS.get(kind.what, "on_call")
+        probed, program = kind.placed or [], _PROGRAMS.get(kind.what, "count_function")
         try:
             for file, probes in probed:
                 offsets, cookies = [one.offset for one in probes], [one.cookie for one in probes]

@@ -77,7 +77,7 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     show_default=True,
     metavar="PCT",
     help="What tracing may cost the program. What is always on is paid for first; what is left of it goes to windows: "
-    "moments in which barriers are looked at. 0: none.",
+    "moments in which barriers are looked at. 0: none; 100: without bound.",
 )
 @click.option(
     "--page-sizes",

@@ -17,7 +17,7 @@ def measured():
 
 
 def test_every_class_is_measured(measured):
-    assert set(measured) == {"nop", "emulated", "single-step"}
+    assert {"nop", "emulated", "single-step"} <= set(measured)
     assert 50 < measured["nop"] < 20_000
     assert 50 < measured["emulated"] < 20_000
     assert measured["single-step"] > measured["emulated"]
@@ -28,7 +28,7 @@ def test_a_program_that_is_hit_takes_so_much_longer(measured, program):
     path = program("hits.c")
     offset = kernel_objects.function_offset(path, "hit")
     hits = 20_000
-    loaded = syscalls.load_multi_uprobe_program(calibration._RETURN_ZERO, "test")
+    loaded = syscalls.load_multi_uprobe_program(syscalls.RETURN_ZERO, "test")
     ratios = []
     for _ in range(5):
         alone = float(subprocess.check_output([path, str(hits)]))

@@ -14,7 +14,7 @@ from tests.bpf import kernel_objects
 
 TRACING = Path("/sys/kernel/tracing")
 THREADS, CALLS, BARRIERS = 2, 2003, 53
-PLENTY = ["--overhead-budget", "60"]
+PLENTY = ["--overhead-budget", "100"]  # whatever other programs do to the estimate of what is always on
 
 
 def run_windows(trace, program, kind, options=PLENTY, calls=CALLS, detail="events"):
@@ -36,7 +36,8 @@ def whole_calls(run):
 
 @pytest.mark.parametrize("kind", ["spin", "futex"])
 def test_entries_in_a_window_are_all_there(trace, program, kind):
-    run = run_windows(trace, program, kind)
+    # the C library is looked at within the first second
+    run = run_windows(trace, program, kind, calls=CALLS if kind == "spin" else 3 * CALLS)
     run.assert_nothing_lost()
     tids = {line["tid"] for line in run.lines}
     found = list(whole_calls(run))
