@@ -541,3 +541,16 @@ LOADLAB: tuple[Column, ...] = (
     Column("checksum", "CRC-32", "number", "of what was loaded"),
     Column("reason", "not possible", "text", "why it could not be done here"),
 )
+
+# How models got in: a row per phase in which their bytes came.
+LOAD_PATH: tuple[Column, ...] = (
+    Column("phase", "phase", "text", "when"),
+    Column("dur_ns", "duration", "ns", "how long the phase lasted"),
+    Column("populated_bytes", "populated", "bytes", "of the mapped model, ahead of use (MAP_POPULATE)"),
+    Column("faulted_bytes", "faulted", "bytes", "of the mapped model, 4 KiB for each fault", how="derived"),
+    Column("cached_read_bytes", "read", "bytes", "by calls of the read family, through the page cache"),
+    Column("direct_read_bytes", "O_DIRECT", "bytes", "by such calls, past the page cache"),
+    Column("io_uring_bytes", "io_uring", "bytes", "by io_uring, of any file"),
+    Column("gb_per_s", "GB/s", "number", "all of them over the time of the phase", how="derived"),
+    Column("faults_major", "major faults", "count", "faults in the model that waited for a disk"),
+)

@@ -20,6 +20,7 @@ from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.analysis.health import health, unattached
 from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
+from bitnet_trace.analysis.load_path import FileReads, load_path
 from bitnet_trace.analysis.names import ThreadNames
 from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.analysis.preemption import Preemptions
@@ -48,7 +49,8 @@ class Report:
     Preemptions.by_phase, and no rows where only counters were kept. `token_time`: a row per call, columns.TOKEN_TIME;
     `phase_time`: a row for prefill and decode, columns.PHASE_TIME; neither has rows where time on a CPU was not traced.
     `run_queue_histogram`: {phase name: [(from ns, waits)]}. `findings`: what is wrong, the gravest first. `names`: of
-    all threads. `places`: where faults fell; None where only counters were kept.
+    all threads. `places`: where faults fell; None where only counters were kept, as `load_path` (columns.LOAD_PATH).
+    `load_requests`: sizes and latencies of the reads of models; None without any.
     """
 
     recording: Recording
@@ -81,6 +83,8 @@ class Report:
     run_queue: pd.DataFrame
     run_queue_histogram: dict[str, list[tuple[int, int]]]
     findings: tuple[Finding, ...] = ()
+    load_path: pd.DataFrame | None = None
+    load_requests: dict[str, Any] | None = None
 
 
 def build_report(recording: Recording) -> Report:
@@ -91,13 +95,13 @@ def build_report(recording: Recording) -> Report:
     wait_stacks = WaitStacks(recording, frames)
     pairs, waits, preemptions = SwitchPairs(), Waits(wait_stacks), Preemptions()
     barriers = BarrierEvents(recording.windows, recording.phases)
-    places = PlaceGatherer(recording, named)
+    places, file_reads = PlaceGatherer(recording, named), FileReads(recording.tensors)
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes, run_queue, places):
+            for gatherer in (latencies, requests, flushes, run_queue, places, file_reads):
                 gatherer.add(batch)
             absences = pairs.add(batch)
             waits.add(absences)
@@ -153,6 +157,9 @@ def build_report(recording: Recording) -> Report:
         run_queue=run_queue.by_phase(),
         run_queue_histogram=run_queue.histogram(),
     )
+    if report.places is not None:
+        table = load_path(report.places.by_region, report.by_phase, phases, file_reads)
+        report = replace(report, load_path=table, load_requests=file_reads.requests())
     return replace(report, findings=find(report))
 
 

@@ -18,6 +18,7 @@ from bitnet_trace.columns import (
     FINDINGS,
     FUNCTIONS,
     INSTEAD,
+    LOAD_PATH,
     PAGES,
     PAGES_ADVISED,
     PHASE_SUMS,
@@ -67,6 +68,9 @@ def to_dict(report: Report) -> dict[str, Any]:
         "tokens": records(report.tokens, TOKENS),
         "faults": {**report.faults, **_places(report.places)},
         "pages": _pages(report),
+        "load": None
+        if report.load_path is None
+        else {"by_phase": records(report.load_path, LOAD_PATH), "requests": report.load_requests},
         "taskstats": {**report.taskstats_summary, "threads": records(report.taskstats, TASKSTATS)},
         "tlb": report.tlb,
         "io": report.io,

@@ -5,8 +5,9 @@ import pandas as pd
 from bitnet_trace.analysis.fault_places import FaultPlaces
 from bitnet_trace.analysis.page_sizes import PageSizes
 from bitnet_trace.analysis.regions import MODEL
-from bitnet_trace.columns import PLACE_SUMS, PLACES_LAYER, PLACES_REGION, PLACES_TENSOR, Column, by_key
-from bitnet_trace.render.format import MISSING, amount, size
+from bitnet_trace.analysis.report import Report
+from bitnet_trace.columns import LOAD_PATH, PLACE_SUMS, PLACES_LAYER, PLACES_REGION, PLACES_TENSOR, Column, by_key
+from bitnet_trace.render.format import MISSING, amount, duration, size, three_digits
 from bitnet_trace.render.grids import Grid, has_values, rows_of
 
 MAX_REGIONS, MAX_LAYERS, MAX_TENSORS = 12, 8, 8
@@ -23,6 +24,21 @@ def grids(places: FaultPlaces | None, fault_around_bytes: object) -> list[Grid]:
     tables += _of_model(places.by_layer, "Page faults in the model, by layer", PLACES_LAYER, "layer", MAX_LAYERS)
     tables += _of_model(places.by_tensor, "Page faults in the model, by tensor", PLACES_TENSOR, "tensor", MAX_TENSORS)
     return tables
+
+
+def loading(report: Report) -> Grid | None:
+    """How the model got in; None when it did not, or only counters were kept."""
+    table = report.load_path
+    if table is None or not len(table):
+        return None
+    shown = [one for one in LOAD_PATH if one.key in ("phase", "dur_ns", "gb_per_s") or has_values(table[one.key])]
+    rounded = table.assign(gb_per_s=[MISSING if pd.isna(one) else three_digits(one) for one in table["gb_per_s"]])
+    grid = Grid("Loading the model", [one.title for one in shown], rows_of(rounded, shown))
+    if report.load_requests is not None:
+        sizes, times = report.load_requests["size_bytes"], report.load_requests["latency_ns"]
+        told = ", ".join(f"{name} {size(sizes[name])} in {duration(times[name])}" for name in ("p50", "p90", "max"))
+        grid.notes.append(f"{amount(report.load_requests['calls'])} reads of it: {told}")
+    return grid
 
 
 def _regions(table: pd.DataFrame, fault_around_bytes: object) -> Grid:

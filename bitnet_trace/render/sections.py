@@ -23,7 +23,7 @@ def sections(report: Report) -> list[Section]:
     every = [
         _section("phases", "Phases", grids.timings(report), *grids.phases(report)),
         _section("tokens", "Tokens", grids.token_time(report), grids.calls(report)),
-        _section("loading", "Loading", grids.loading(report)),
+        _section("loading", "Loading", grids.loading(report), place_grids.loading(report)),
         _section("threads", "Threads", grids.threads(report), grids.taskstats(report)),
         _section("waiting", "Waiting", grids.run_queue(report), *grids.waits(report)),
         _section("barriers", "Barriers", *barrier_grids.grids(report)),
