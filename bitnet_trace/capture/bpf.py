@@ -357,7 +357,7 @@ class Programs:
         return int(table.sum(ctypes.c_int(0)).value), int(table.sum(ctypes.c_int(1)).value)
 
     def take_window_calls(self) -> list[tuple[int, int, int]]:
-        """(phase, row of meta's probes, calls) that count_function counted since the last time. No window is open then."""
+        """(phase, row of meta's probes, calls) that count_function counted since the last time; no window is open."""
         table = self._bpf["window_calls"]
         found = [(key.phase, key.row, sum(values)) for key, values in table.items()]
         table.clear()
