@@ -45,12 +45,13 @@ browser: ## Chromium: tests open HTML reports in it (they skip without), docs ta
 demo: setup ## trace the embedded workload: a synthetic ternary model, decoded (root)
 	@$(SUDO) $(BIN)/bitnet-trace demo --force
 
-# One pytest for both kinds of tests: one closing line with all of them.
+# Tests of analysis and reports share the CPUs; those against the kernel are timed, and run one after the other.
 test: lint ## everything: lint, test-unit and test-bpf (root)
-	$(SUDO) $(PYTEST) -p no:cacheprovider tests
+	$(SUDO) $(PYTEST) -p no:cacheprovider -n auto tests/unit
+	$(SUDO) $(PYTEST) -p no:cacheprovider tests/bpf
 
 test-unit: setup ## tests that need no root
-	$(PYTEST) tests/unit
+	$(PYTEST) -n auto tests/unit
 
 test-bpf: setup ## tests against the running kernel (root)
 	$(SUDO) $(PYTEST) -p no:cacheprovider tests/bpf
