@@ -13,7 +13,7 @@ from bitnet_trace.analysis.report import Report, build_report
 
 pytestmark = pytest.mark.requires_bpf
 
-ROUNDS, DELAY_NS = 200, 1_000_000
+ROUNDS, DELAY_NS = 100, 1_000_000
 N_CPUS = len(os.sched_getaffinity(0))
 # Windows as often as they can be: what is tested is what they show.
 OPTIONS = ["--overhead-budget", "100", "--as-root"]
@@ -51,7 +51,7 @@ class Met:
 
 @pytest.fixture(scope="module")
 def meet(trace, program, tmp_path_factory):
-    def run(barrier, plant, threads, calls=50, rounds=ROUNDS):
+    def run(barrier, plant, threads, calls=180, rounds=ROUNDS):
         log = tmp_path_factory.mktemp("meet") / "log"
         command = [*BEFORE_OTHERS, program("meet.c", "-fopenmp"), barrier, plant, threads, calls, rounds, log]
         # with the threads of gcc's OpenMP asleep at a barrier, as there are more of them than CPUs
@@ -59,7 +59,10 @@ def meet(trace, program, tmp_path_factory):
         arrivals_ns = np.fromfile(log, np.uint64).astype(np.int64).reshape(threads, calls, rounds)
         tids = [line["tid"] for line in done.lines]
         planted = [line["tid"] for line in done.lines if line["delays"]]
-        return Met(build_report(done.recording), tids, planted, arrivals_ns)
+        met = Met(build_report(done.recording), tids, planted, arrivals_ns)
+        if met.report.barriers.summary["calls_seen"] < 3 and os.getloadavg()[0] > 2 * N_CPUS:
+            pytest.skip("the machine is so busy that too few windows were opened")
+        return met
 
     return run
 
@@ -114,7 +117,7 @@ def test_the_delayed_thread_is_named_with_the_cause(meet, barrier, plant, thread
 @pytest.mark.parametrize(("barrier", "threads"), [("spin", 2), ("futex", 4)])
 @pytest.mark.skipif(N_CPUS < 2, reason="threads that spin need a CPU each")
 def test_a_balanced_run_has_no_straggler(meet, barrier, threads):
-    met = meet(barrier, "none", threads, calls=120)
+    met = meet(barrier, "none", threads, calls=300)
     assert_as_the_program_knows(met)
     assert met.finding("straggler") is None or met.disturbed()
 
