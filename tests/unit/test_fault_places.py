@@ -103,7 +103,7 @@ def mapped_model(ts_ns, pages=100, offset=0):
 
 def tensor(name, offset, size, kind="I2_S"):
     row = {"device": DEVICE, "inode": INODE, "path": MODEL, "name": name, "type": 36, "type_name": kind}
-    return {**row, "elements": size * 4, "offset": offset, "size_bytes": size}
+    return {**row, "elements": size * 4, "rows": 1, "offset": offset, "size_bytes": size}
 
 
 def counts(table, key="region"):
