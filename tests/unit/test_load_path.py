@@ -27,7 +27,7 @@ def test_reads_by_way_and_size(tmp_path):
         ]
     )
     tensor = {"device": DEVICE, "inode": INODE, "path": "/m.gguf", "name": "blk.0.a", "type": 36, "type_name": "I2_S"}
-    writer.tensors([{**tensor, "elements": 4, "offset": 0, "size_bytes": 10_000}])
+    writer.tensors([{**tensor, "elements": 4, "rows": 1, "offset": 0, "size_bytes": 10_000}])
     rows = [
         *read(11 * MS, 0, 4000),
         *read(12 * MS, 4000 | READ_DIRECT, 6000),

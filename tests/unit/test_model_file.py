@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_files import SPACING, header, text, write_spaced
 
@@ -91,6 +91,7 @@ def test_an_empty_file(tmp_path):
             tensors(file, str(path))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 32), st.integers(1, 8), st.booleans())
 def test_damage_is_one_error(tmp_path_factory, seed, n_bytes, cut):
     generator = np.random.default_rng(seed)
