@@ -29,7 +29,8 @@ class Governor:
         self._live_share: dict[str, float] = {}
 
     def left_ns(self, pid: int, what: str, n_kinds: int) -> int:
-        """What a window in this process may cost now; less than 0 when too much was spent already. Raises OSError.
+        """What a window in this process may cost now; less than 0 when too much was spent already. Raises
+        ProcessLookupError.
 
         Each of the kinds of windows has the same part of what is left. Only what the engine has computed so far gives
         credit: what start and loading took is not to be spent on tokens.
@@ -59,6 +60,9 @@ class Governor:
 
 
 def process_cpu_ns(pid: int) -> int:
-    """CPU time that a process has used. Raises OSError when it is gone."""
+    """CPU time that a process has used. Raises ProcessLookupError when it is gone."""
     # the clock of a process's CPU time: MAKE_PROCESS_CPUCLOCK of linux/posix-timers.h, as clock_getcpuclockid(3)
-    return time.clock_gettime_ns((~pid << 3) | 2)
+    try:
+        return time.clock_gettime_ns((~pid << 3) | 2)
+    except OSError:  # "invalid argument"
+        raise ProcessLookupError from None

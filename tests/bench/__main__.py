@@ -1,4 +1,4 @@
-"""`python -m tests.bench [start] [overhead] [reports]`: all of it when nothing is named."""
+"""`python -m tests.bench [start] [overhead] [reports] [naive]`: all of it when nothing is named."""
 
 import argparse
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 from bitnet_trace import __version__, host
 from bitnet_trace.commands.demo import decode_command, make_model
 from bitnet_trace.recording.reader import open_recording
-from tests.bench import overhead, reports, start
+from tests.bench import naive, overhead, reports, start
 
-_ALL = ["start", "overhead", "reports"]
+_ALL = ["start", "overhead", "reports", "naive"]
 
 
 def spread(values: list[float]) -> str:
@@ -56,6 +56,13 @@ def bench_reports(folder: Path, recording: Path | None) -> None:
         shutil.rmtree(large)
 
 
+def bench_naive(rounds: int) -> None:
+    command = decode_command(make_model("tiny", None), 64, None)
+    print(f"\na token's time when functions are counted without windows, {rounds} pairs: {' '.join(command)}")
+    for line in naive.measure(command, rounds):
+        print(f"  {line}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("what", nargs="*", choices=_ALL, default=_ALL)
@@ -80,6 +87,8 @@ def main() -> None:
             bench_overhead(Path(folder), command, options.detail)
         if "reports" in options.what:
             bench_reports(Path(folder), options.recording)
+        if "naive" in options.what:
+            bench_naive(min(options.rounds, 5))
 
 
 if __name__ == "__main__":
