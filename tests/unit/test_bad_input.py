@@ -128,7 +128,7 @@ def test_names_that_are_no_text(tmp_path, name, encoding):
     path = os.fsencode(tmp_path) + b"/" + name
     with open(path, "wb") as file:
         file.write(changed())
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "300"}
     done = subprocess.run([*TOOL, "probes", path], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\x1b" not in done.stdout

@@ -32,7 +32,7 @@ def test_decode_command_is_understood_by_the_program(monkeypatch, capsys):
     assert command[:4] == [sys.executable, "-I", "-m", "bitnet_trace.demo.decode"]
     monkeypatch.setattr(sys, "argv", command[3:])
     decode.main()
-    assert asked == [("/x/tiny.gguf", 32, 9, 2)]
+    assert asked == [("/x/tiny.gguf", 32, 9, 2, True)]
     assert "eval time" in capsys.readouterr().out
 
 

@@ -332,7 +332,9 @@ def test_a_library_for_another_machine_is_passed_over(engine: Path, tmp_path: Pa
 
 
 def test_command_shows_probes_of_the_program_and_its_libraries(engine: Path) -> None:
-    result = CliRunner().invoke(probes_command, [str(engine / "bin/prog")], catch_exceptions=False)
+    result = CliRunner().invoke(
+        probes_command, [str(engine / "bin/prog")], env={"COLUMNS": "300"}, catch_exceptions=False
+    )
     assert f"{engine}/bin/prog: llama.cpp" in result.output
     assert "libllama.so" in result.output
     assert "context=rdi, n_tokens=u32 at rsp+8" in result.output
