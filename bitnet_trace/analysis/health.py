@@ -6,7 +6,7 @@ from typing import Any
 
 from bitnet_trace.recording.meta import count
 
-PROBE_KEYS = ("name", "role", "path", "offset", "attached", "reason", "cost_class", "hits")
+PROBE_KEYS = ("name", "role", "path", "offset", "attached", "reason", "cost_class", "hits", "windowed")
 
 
 def health(meta: dict[str, Any], n_stored: int, complete: bool, warnings: list[str]) -> dict[str, Any]:

@@ -120,6 +120,7 @@ class _Run:
         self._timeline = {"started": started_ns}
         self._programs: Any = None
         self._drain: Any = None
+        self._windows: Any = None
         self._writer: Any = None
         self._status: int | None = None
         self._target_cpu_ns: int | None = None
@@ -185,7 +186,9 @@ class _Run:
         self._child.release()
 
     def give_up(self) -> None:
-        """Takes back what prepare() did before it failed."""
+        """Takes back what was done before it failed."""
+        if self._windows:
+            self._windows.stop()
         if self._drain:
             self._drain.close()
         if self._programs:

@@ -106,7 +106,7 @@ class Windows:
         self._calls: tuple[float, int] | None = None  # (when, how many decode calls had begun)
         self._random = random.Random()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="windows")
+        self._thread = threading.Thread(target=self._run, name="windows", daemon=True)
         self.cpu_ns = 0
         self.warnings: list[str] = []
 

@@ -31,6 +31,10 @@ _TYPES: dict[str, type] = {
     "timings_reported": list,
     "buffers_reported": list,
     "warnings": list,
+    "windows": dict,
+    "neighbours": dict,
+    "missing_roles": list,
+    "timeline": dict,
     "huge_pages_asked": dict,
     "io_uring_opcodes": list,
     "io_uring_overflows": int,
@@ -39,6 +43,7 @@ _TYPES: dict[str, type] = {
 _ITEM_TYPES: dict[str, type] = {
     "command": str,
     "probes": dict,
+    "missing_roles": dict,
     "timings_reported": dict,
     "buffers_reported": list,
     "warnings": str,

@@ -302,7 +302,7 @@ def warnings(report: Report) -> list[str]:
     if state["never_hit"]:
         lines.append(printable(f"attached, never hit: {', '.join(state['never_hit'])}", _LINE_LIMIT))
     for probe in state["probes"]:
-        if probe["attached"] is False:
+        if probe["attached"] is False and not probe["windowed"]:  # those have their reason where windows are told of
             reason = probe["reason"]
             why = "" if reason is None else f": {printable(str(reason), 200)}"
             lines.append(f"not attached: {printable(str(probe['name']), 80)}{why}")

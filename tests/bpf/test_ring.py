@@ -15,6 +15,7 @@ import pytest
 from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import Programs, Rings
 from bitnet_trace.capture.drain import Drain
+from bitnet_trace.capture.page_sizes import ResidencyLog
 from bitnet_trace.capture.ring import Ring
 from bitnet_trace.recording.layout import EVENT_DTYPE, Kind
 from bitnet_trace.recording.writer import Writer
@@ -134,7 +135,7 @@ def test_what_does_not_fit_is_counted(programs):
 def test_a_flood_through_the_writer_is_accounted_for(programs, tmp_path):
     """One generator on each CPU; the reader has to get along with what they leave it. All of it is on the disk or counted."""
     writer = Writer(tmp_path / "flood.btrace", {"command": ["flood"]})
-    drain = Drain(programs, writer, AddressSpaces(), os.getpid(), "flood")
+    drain = Drain(programs, writer, AddressSpaces(), ResidencyLog(False), os.getpid(), "flood")
     callers = []
     for cpu in sorted(os.sched_getaffinity(0)):
         arguments = [str(cpu), str(FLOOD_RATE // EVENTS_PER_CALL), str(FLOOD_SECONDS)]

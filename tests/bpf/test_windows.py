@@ -63,7 +63,9 @@ def test_one_level_is_probed(trace, program):
     """The program's own barrier and not the C library's, which it has too."""
     run = run_windows(trace, program, "spin")
     rows = [row for row in run.recording.meta["probes"] if row.get("windowed")]
-    assert {row["symbol"]: row["attached"] for row in rows} == {"ggml_barrier": True, "pthread_barrier_wait": False}
+    attached = {row["symbol"]: row["attached"] for row in rows}
+    assert attached["ggml_barrier"]
+    assert not attached.get("pthread_barrier_wait")  # not there at all where the C library was not looked at yet
 
 
 @pytest.mark.parametrize(

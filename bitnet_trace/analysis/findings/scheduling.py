@@ -97,5 +97,5 @@ def _cpus(report: "Report", tids: tuple[int, ...]) -> set[int]:
     if tids and all(tid in had for tid in tids):
         return {cpu for tid in tids for cpu in had[tid].cpus}
     host = report.run["host"]
-    known = [set(cpus) for key in ("cpus_online", "cpus_allowed") if isinstance(cpus := host.get(key), list)]
-    return set.intersection(*known) if known else set()
+    known = [host[key] for key in ("cpus_online", "cpus_allowed") if isinstance(host.get(key), list)]
+    return set.intersection(*({cpu for cpu in cpus if isinstance(cpu, int)} for cpus in known)) if known else set()
