@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,11 @@ import bitnet_trace
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.recording.layout import COUNTER_FIELDS
 from bitnet_trace.recording.reader import Recording, open_recording
+
+# Started in a script's background or by nohup, tests would hand on that these are ignored.
+for ignored in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.default_int_handler if ignored is signal.SIGINT else signal.SIG_DFL)
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 TOOL = [sys.executable, "-m", "bitnet_trace"]
