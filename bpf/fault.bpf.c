@@ -54,6 +54,8 @@ static __always_inline void fault_begins(u64 address, u64 error_code, u32 where)
 	struct thread *t = this_thread(tid);
 	u64 now;
 
+	if (!t)
+		count_others(OTHERS_RUNS, 1);
 	if (!t || t->walked)
 		return;
 	now = bpf_ktime_get_ns();
@@ -86,8 +88,10 @@ static __always_inline int fault_handled(struct bpf_perf_event_data *ctx, u32 ma
 	u32 phase, flags = major;
 	u64 now, latency = 0;
 
-	if (!t)
+	if (!t) {
+		count_others(OTHERS_RUNS, 1);
 		return 0;
+	}
 	now = bpf_ktime_get_ns();
 	phase = phase_of(t);
 	if (major)

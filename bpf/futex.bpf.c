@@ -36,8 +36,11 @@ static __always_inline void wake_ends(u32 tid, u64 regs, s64 result)
 	if (in_wake_run(tid, address, result))
 		return;
 	t = this_thread(tid);
-	if (!t)
+	if (!t) {
+		count_others(OTHERS_RUNS, 2); /* at its entry too, where it was not looked at whose it is */
+		count_others(OTHERS_CALLS, 1);
 		return;
+	}
 	end_wake_run(tid);
 	now = bpf_ktime_get_ns();
 	if (result >= 0 && begin_wake_run(t, tid, now, address, result))

@@ -84,5 +84,7 @@ int take_sample(struct bpf_perf_event_data *ctx)
 		count_missed(s, t, bpf_ktime_get_ns(), ctx->sample_period);
 	if (t) /* the CPU's clock: whoever runs */
 		send_stack(ctx, t, tid, WAIT_NONE, ctx->sample_period);
+	else
+		count_others(OTHERS_RUNS, 1);
 	return 0;
 }

@@ -143,11 +143,11 @@ TRACEPOINT(sched_switch)
 	u64 prev = ctx->args[SWITCH_PREVIOUS], next = ctx->args[SWITCH_NEXT];
 	u32 prev_tid = bpf_get_current_pid_tgid(), next_tid = 0;
 	u64 now = bpf_ktime_get_ns();
-	struct thread *t;
+	struct thread *left, *entered;
 
 	READ_KERNEL(next_tid, next, TASK_PID);
-	t = thread_of(prev, prev_tid);
-	if (t) {
+	left = thread_of(prev, prev_tid);
+	if (left) {
 #if SWITCH_STATE >= 0
 		u64 state = (u32)ctx->args[SWITCH_STATE];
 #else
@@ -155,11 +155,13 @@ TRACEPOINT(sched_switch)
 		READ_KERNEL(task_state, prev, TASK_STATE);
 		u64 state = task_state;
 #endif
-		leave_cpu(prev, prev_tid, t, ctx->args[0] & 1, state, now, next_tid);
+		leave_cpu(prev, prev_tid, left, ctx->args[0] & 1, state, now, next_tid);
 	}
-	t = thread_of(next, next_tid);
-	if (t)
-		enter_cpu(next_tid, t, now, 0);
+	entered = thread_of(next, next_tid);
+	if (entered)
+		enter_cpu(next_tid, entered, now, 0);
+	if (!left && !entered)
+		count_others(OTHERS_RUNS, 1);
 	return 0;
 }
 
@@ -171,8 +173,10 @@ static __always_inline int woken(u64 task, int first_time)
 
 	READ_KERNEL(tid, task, TASK_PID);
 	t = thread_of(task, tid);
-	if (!t)
+	if (!t) {
+		count_others(OTHERS_RUNS, 1);
 		return 0;
+	}
 	now = bpf_ktime_get_ns();
 	if (first_time)
 		t->off_ts = now; /* born: its first wait is for a CPU */
@@ -207,8 +211,10 @@ TRACEPOINT(sched_migrate_task)
 
 	READ_KERNEL(tid, ctx->args[0], TASK_PID);
 	t = thread_of(ctx->args[0], tid);
-	if (!t)
+	if (!t) {
+		count_others(OTHERS_RUNS, 1);
 		return 0;
+	}
 #ifdef DETAIL_COUNTS
 	struct counters *c = counters_of(tid, phase_of(t));
 	if (c)

@@ -144,6 +144,10 @@ enum lost_other { LOST_TASK = 0, LOST_THREAD_STATE = 1, LOST_PROCESS_STATE = 2, 
 		 LOST_MAX = 10 };
 BPF_PERCPU_ARRAY(lost_others, u64, LOST_MAX);
 
+/* What programs of others had our programs run for: it costs them, and not the target. */
+enum others { OTHERS_RUNS = 0, OTHERS_CALLS = 1 /* ends of their system calls */, OTHERS_MAX = 2 };
+BPF_PERCPU_ARRAY(others, u64, OTHERS_MAX);
+
 /* The sampling timer of one CPU. */
 struct sampler {
 	u64 ts;			/* it fired last */
@@ -195,6 +199,13 @@ static __always_inline u32 error_of(s64 result)
 static __always_inline u64 min_u64(u64 a, u64 b)
 {
 	return a < b ? a : b;
+}
+
+static __always_inline void count_others(u32 what, u64 runs)
+{
+	u64 *count = others.lookup(&what);
+	if (count)
+		*count += runs;
 }
 
 static __always_inline void lose_event(u32 kind)

@@ -98,8 +98,10 @@ TRACEPOINT(sys_enter)
 	if (is_wake(ctx->args[0], number))
 		return 0; /* taken at its exit only; what only looks like one is then a call without an entry */
 	t = threads.lookup(&tid);
-	if (!t)
+	if (!t) {
+		count_others(OTHERS_RUNS, 1);
 		return 0;
+	}
 	now = bpf_ktime_get_ns();
 	if (!t->armed) {
 		if (number != CALL_EXECVE && number != CALL_EXECVEAT)
@@ -167,8 +169,11 @@ TRACEPOINT(sys_exit)
 	if (number == CALL_PTRACE)
 		ptrace_ends(tid, ctx->args[0], result);
 	t = this_thread(tid);
-	if (!t)
+	if (!t) {
+		count_others(OTHERS_RUNS, 1);
+		count_others(OTHERS_CALLS, 1);
 		return 0;
+	}
 	phase = phase_of(t);
 	now = bpf_ktime_get_ns();
 	if (!t->call_ts) { /* a new thread's first way to user mode is an exit without an entry */

@@ -383,12 +383,15 @@ class Programs:
 
     def cost(self) -> dict[str, int]:
         """What the programs took while they were timed, by the kernel's own accounting, on all CPUs; `calls` of them
-        were ends of system calls."""
+        were ends of system calls. And always, timed or not: how many of either were for programs of others."""
         infos = list(self._infos())
+        others = self._bpf["others"]
         return {
             "bpf_ns": sum(info["run_time_ns"] for info in infos),
             "bpf_runs": sum(info["run_count"] for info in infos),
             "calls": syscalls.program_info(self._loaded["sys_exit"])["run_count"],
+            "others_runs": int(others.sum(ctypes.c_int(0)).value),
+            "others_calls": int(others.sum(ctypes.c_int(1)).value),
         }
 
     def _infos(self) -> Iterator[dict[str, int]]:

@@ -1,5 +1,6 @@
 """What tracing costs the target, as far as it can be known without running it again: an estimate, and its parts."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,21 +33,31 @@ Counts = dict[str, int]
 
 
 class StatsWindows:
-    """When the kernel times our programs: at first, then for a twentieth of the time.
+    """When the kernel times our programs: until begin() and a while after, then for a twentieth of the time.
 
     Its clock costs as much as a short program does (0.09 µs a run on the machine that this was written on). `read`
-    gives the kernel's counts so far: they grow only while a window is open.
+    gives the counts so far; what they grow by while no window is open is left out.
     """
 
     def __init__(self, read: Callable[[], Counts]) -> None:
         self._read = read
-        self._begin_s = time.monotonic()
-        self._first: tuple[float, Counts] | None = None  # length of the first window, and the counts at its end
-        self._timed_s = 0.0  # in windows that are closed
-        self._opened_s: float | None = None
+        self._first: Counts = {}
+        self._first_s = 0.0  # length of the first window
+        self._later: Counts = {}
+        self._later_s = 0.0  # of all others, as far as they are closed
+        self._in_first = True
+        self._opened: tuple[float, Counts] | None = None
         self._descriptor = -1
-        self._next_s = 0.0
-        self._open(_FIRST_WINDOW_S)
+        self._next_s = math.inf
+        self._open()
+
+    def begin(self) -> Counts:
+        """The first window begins now. Returns the counts of what came before."""
+        assert self._opened is not None
+        before, now = self._opened[1], self._read()
+        self._opened = time.monotonic(), now
+        self._next_s = self._opened[0] + _FIRST_WINDOW_S
+        return _grown(before, now)
 
     @property
     def next_s(self) -> float:
@@ -55,48 +66,59 @@ class StatsWindows:
 
     def step(self) -> None:
         """Opens or closes a window when it is time to."""
-        if time.monotonic() < self._next_s:
+        now_s = time.monotonic()
+        if now_s < self._next_s:
             return
-        if self._opened_s is None:
-            self._open(_WINDOW_S)
+        if self._opened is None:
+            self._open()
+            self._next_s = now_s + _WINDOW_S
         else:
             self.close()
-            self._next_s = time.monotonic() + _EVERY_S - _WINDOW_S
+            self._next_s = now_s + _EVERY_S - _WINDOW_S
 
     def close(self) -> None:
-        if self._opened_s is None:
+        """Closes the window that is open, if any."""
+        if self._opened is None:
             return
+        self._first, self._first_s, self._later, self._later_s = self._so_far()
+        self._opened, self._in_first = None, False
         os.close(self._descriptor)
-        self._timed_s += time.monotonic() - self._opened_s
-        self._opened_s = None
-        if self._first is None:
-            self._first = self._timed_s, self._read()
 
     def share(self, elapsed_s: float) -> float:
         """The share of `elapsed_s` that was timed, at most 1."""
-        return min(self._timed_so_far_s() / elapsed_s, 1.0) if elapsed_s > 0 else 1.0
+        _, first_s, _, later_s = self._so_far()
+        return min((first_s + later_s) / elapsed_s, 1.0) if elapsed_s > 0 else 1.0
 
     def in_all(self, elapsed_s: float) -> Counts:
-        """The counts of `elapsed_s` from the beginning: what was timed stands for what was not.
+        """The counts of `elapsed_s` since begin(): what was timed stands for what was not.
 
         The first window, in which programs start and load, stands for itself, once there is another.
         """
-        counts = self._read()
-        first_s, first = self._first or (0.0, dict.fromkeys(counts, 0))
-        later_s = self._timed_so_far_s() - first_s
-        if later_s <= 0:
-            first_s, first, later_s = 0.0, dict.fromkeys(counts, 0), first_s
-        factor = max((elapsed_s - first_s) / later_s, 1.0) if later_s > 0 else 1.0
-        return {name: round(first[name] + (n - first[name]) * factor) for name, n in counts.items()}
+        first, first_s, later, later_s = self._so_far()
+        if later_s > 0:
+            factor = max((elapsed_s - first_s) / later_s, 1.0)
+            return {name: round(n + later[name] * factor) for name, n in first.items()}
+        factor = max(elapsed_s / first_s, 1.0) if first_s > 0 else 1.0
+        return {name: round(n * factor) for name, n in first.items()}
 
-    def _timed_so_far_s(self) -> float:
-        running_s = time.monotonic() - self._opened_s if self._opened_s is not None else 0.0
-        return self._timed_s + running_s
-
-    def _open(self, length_s: float) -> None:
+    def _open(self) -> None:
         self._descriptor = syscalls.enable_bpf_stats()
-        self._opened_s = time.monotonic()
-        self._next_s = self._opened_s + length_s
+        self._opened = time.monotonic(), self._read()
+
+    def _so_far(self) -> tuple[Counts, float, Counts, float]:
+        """Counts and length of the first window and of all later ones, with what is open."""
+        if self._opened is None:
+            return self._first, self._first_s, self._later, self._later_s
+        opened_s, at_open = self._opened
+        grown, open_s = _grown(at_open, self._read()), time.monotonic() - opened_s
+        if self._in_first:
+            return grown, open_s, {}, 0.0
+        sums = {name: n + self._later.get(name, 0) for name, n in grown.items()}
+        return self._first, self._first_s, sums, self._later_s + open_s
+
+
+def _grown(before: Counts, after: Counts) -> Counts:
+    return {name: n - before[name] for name, n in after.items()}
 
 
 # ---- the account of a run -------------------------------------------------------------------------------------------
@@ -105,27 +127,29 @@ class StatsWindows:
 class Programs(Protocol):
     """Of capture.bpf.Programs, what is needed here."""
 
-    def cost(self) -> dict[str, int]: ...
     def probe_hits(self, count: int) -> list[int]: ...
 
 
 class Meter:
-    """What tracing has cost one run so far, from the target's first instruction to `end()`.
+    """What tracing has cost one run so far, from now, before the target's first instruction, to `end()`.
 
-    `around_ns`: AROUND_NS of this machine. `probes`: the rows of meta["probes"] of uprobes. `windows_cpu_ns`: CPU time
-    of our thread that opens windows, which are charged by themselves.
+    `timing` was made before the programs were attached: until now all that they ran for was others, which tells what
+    such a run takes. `around_ns`: AROUND_NS of this machine. `probes`: the rows of meta["probes"] of uprobes.
+    `windows_cpu_ns`: CPU time of our thread that opens windows, which are charged by themselves.
     """
 
     def __init__(
         self,
         programs: Programs,
+        timing: StatsWindows,
         around_ns: Mapping[str, int],
         probes: Sequence[Mapping[str, Any]],
         windows_cpu_ns: Callable[[], int],
     ) -> None:
-        self._programs, self._around_ns = programs, around_ns
+        self._programs, self._windows, self._around_ns = programs, timing, around_ns
         self._probes, self._windows_cpu_ns = probes, windows_cpu_ns
-        self._windows = StatsWindows(programs.cost)
+        before = timing.begin()
+        self._others_run_ns = before["bpf_ns"] / before["bpf_runs"] if before["bpf_runs"] else 0.0
         self._begin_s, self._cpu_begin_ns = time.monotonic(), time.process_time_ns()
         self._cpu_end_ns: int | None = None
         self._wall_s: float | None = None
@@ -141,9 +165,6 @@ class Meter:
     def end(self) -> None:
         """The target has ended: what comes now costs it nothing."""
         self._cpu_end_ns, self._wall_s = time.process_time_ns(), time.monotonic() - self._begin_s
-
-    def close(self) -> None:
-        self._windows.close()
 
     def always_on_ns(self) -> int:
         """All but what windows were charged with, in ns of CPU time."""
@@ -179,8 +200,15 @@ class Meter:
         }
 
     def _in_kernel(self) -> dict[str, int]:
-        """Run time and runs of our programs, from a sample of the time, on all processes; and with what is around."""
+        """Run time and runs of our programs for the target, from a sample of the time; and with what is around them.
+
+        `others_runs`: of programs that only found that it was not the target that they ran for.
+        """
         known = self._windows.in_all(self._elapsed_s())
+        others = known["others_runs"]
+        known["bpf_ns"] = max(known["bpf_ns"] - round(others * self._others_run_ns), 0)
+        known["bpf_runs"] = max(known["bpf_runs"] - others, 0)
+        known["calls"] = max(known["calls"] - known.pop("others_calls"), 0)
         clean_ns = max(known["bpf_ns"] - known["bpf_runs"] * self._around_ns[CLOCK], 0)
         known["kernel_ns"] = round(clean_ns + known["calls"] * self._around_ns[CALL])
         return known

@@ -119,6 +119,7 @@ class _Run:
         self._child, self._copy = child, copy
         self._timeline = {"started": started_ns}
         self._programs: Any = None
+        self._timing: Any = None
         self._drain: Any = None
         self._windows: Any = None
         self._writer: Any = None
@@ -147,6 +148,7 @@ class _Run:
             self._options.detail == "counts", self._options.rings, self._options.maps, sampling=sampling
         )
         self._mark("loaded")
+        self._timing = cost.StatsWindows(self._programs.cost)
         self._kernel_rows = _kernel_rows(self._programs.attach_kernel(self._options.sample_frequency))
         self._mark("attached")
         importer.join()
@@ -178,7 +180,8 @@ class _Run:
         self._programs.trace_child(self._child.pid)
         self._debuggers.seize(self._child.pid, self._program, self._environment)
         self._mark("released")
-        self._meter = cost.Meter(self._programs, around_ns, self._placer.rows, lambda: int(self._windows.cpu_ns))
+        meter_of = self._placer.rows, lambda: int(self._windows.cpu_ns)
+        self._meter = cost.Meter(self._programs, self._timing, around_ns, *meter_of)
         governor = Governor(self._options.overhead_budget_pct, self._meter.always_on_ns)
         placed = self._placer.windowed, self._placer.decode_cookies
         whats = [BARRIERS, *(f"function:{name}" for name in self._options.functions)]
@@ -189,6 +192,8 @@ class _Run:
         """Takes back what was done before it failed."""
         if self._windows:
             self._windows.stop()
+        if self._timing:
+            self._timing.close()
         if self._drain:
             self._drain.close()
         if self._programs:
@@ -316,7 +321,7 @@ class _Run:
         self._record(self._write_windows)
         self._debuggers.take(self._drain.take_news(), look=False)
         self._placer.finish()
-        self._meter.close()
+        self._timing.close()
         sources = self._drain.samples, self._spaces, self._parser, self._options.debug_information
         self._record(lambda: self._writer.symbols(symbols.symbol_rows(*sources)))
         self._record(lambda: self._writer.tensors(models.tensor_rows(self._drain.files, self._parser, self._warnings)))
@@ -423,6 +428,8 @@ def tell(line: str) -> None:
 def _import_early() -> None:
     """Only to have it done early: an error comes again where the modules are used."""
     with contextlib.suppress(ImportError):
+        import numpy.ma  # noqa: F401 — numpy.unique would at its first call: 20 ms of CPU time, while the target runs
+
         import bitnet_trace.capture.debuggers
         import bitnet_trace.capture.drain
         import bitnet_trace.capture.libraries
