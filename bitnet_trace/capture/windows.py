@@ -20,7 +20,9 @@ from bitnet_trace.capture.mappings import mapped_files
 
 # A thread that wakes up takes a CPU from the target: seldom, until there is something to do.
 _LOOK_INTERVAL_S = 0.25
-_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 5.0
+# what is left is an estimate that changes: it is looked at again soon
+_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 1.0
+_TOO_DEAR_PAUSE_S = 0.5
 _TOKENS_A_WINDOW = 2.2  # so that one is whole, wherever the window begins
 _LEAST_OPEN_S, _MOST_OPEN_S = 0.003, 5.0
 _MOST_SLOWER = 64.0
@@ -183,7 +185,7 @@ class Windows:
             if share_pct <= 0:
                 used_pct = self.governor.budget_pct - share_pct
                 self._explain(f"what is always on costs {used_pct:.1f} % of a budget of {self.governor.budget_pct:g} %")
-                return _MOST_PAUSE_S / 2
+                return _TOO_DEAR_PAUSE_S
             missing_ns = self.governor.forecast_ns(kind.what, int(open_s * kind.slower * 1e9), cpus) - left_ns
             if missing_ns <= 0:
                 self._open(pid, kind, open_s, cpus)

@@ -38,6 +38,23 @@ def test_nothing_is_left_when_that_costs_too_much(used):
     assert account.share_left_pct == pytest.approx(-0.5)
 
 
+def test_what_loading_cost_is_not_of_tokens(used):
+    """The estimate of all that was spent includes 100 ms of start and loading: 10 % of the process's time until then."""
+    account = Governor(2.0, lambda: 100 * MS + (used["ns"] - 1000 * MS) // 100)
+    assert account.left_ns(1, "barriers", 1) == 0
+    assert account.share_left_pct > 0
+    used["ns"] += 1000 * MS
+    assert account.left_ns(1, "barriers", 1) == pytest.approx(10 * MS, rel=1e-6)
+
+
+def test_a_budget_of_two_percent_opens_a_window_within_a_second(used):
+    """Always on takes 1 %; a token of 10 ms on two CPUs, and a window of 2.2 of them."""
+    account = Governor(2.0, lambda: used["ns"] // 100)
+    account.left_ns(1, "barriers", 1)
+    used["ns"] += 2 * 1000 * MS
+    assert account.left_ns(1, "barriers", 1) > account.forecast_ns("barriers", 22 * MS, 2)
+
+
 def test_without_bound(used):
     account = Governor(100.0, lambda: 10 * used["ns"])
     assert account.left_ns(1, "barriers", 1) > 1 << 60
