@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 # What a first window is taken to cost before anything was measured: a share of the CPU time while its probes are live.
-# Barriers took 3 % of it of a model of 70 MB and 20 % of one of 6 MB; what the first one took more is saved up for next.
+# Barriers took 3 % of it of a model of 70 MB and 20 % of one of 6 MB; what the first one took more is saved up again.
 _FIRST_SHARE = {"barriers": 0.08, "operations": 0.15}
 _FIRST_SHARE_OF_FUNCTIONS = 0.8
 # Probes are live a while longer than their window is open: until the kernel has waited for its readers.
@@ -35,8 +35,8 @@ class Governor:
         ProcessLookupError.
 
         Each of the kinds of windows has the same part of what is left. Only what the engine has computed so far gives
-        credit, and only what tracing has cost since then counts: start and loading are another matter than tokens, where
-        page faults by the ten thousand are told.
+        credit, and only what tracing has cost since then counts: start and loading are another matter than tokens, with
+        page faults by the ten thousand.
         """
         if self.budget_pct >= _UNBOUNDED_PCT:
             self.share_left_pct = self.budget_pct
