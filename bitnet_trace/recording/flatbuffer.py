@@ -24,6 +24,14 @@ def is_compressed(metadata: memoryview) -> bool:
         raise ValueError(str(error)) from None
 
 
+def has_header(metadata: memoryview) -> bool:
+    """Whether a message (its flatbuffer) has what its type says. Raises ValueError where it is no such thing."""
+    try:
+        return _field(metadata, _reference(metadata, 0), _HEADER) is not None
+    except struct.error as error:
+        raise ValueError(str(error)) from None
+
+
 def _reference(data: memoryview, at: int) -> int:
     """Where an offset that lies at `at` points to."""
     return at + int(struct.unpack_from("<I", data, at)[0])

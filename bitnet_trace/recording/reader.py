@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bitnet_trace.errors import TraceError
-from bitnet_trace.recording.flatbuffer import is_compressed
+from bitnet_trace.recording.flatbuffer import has_header, is_compressed
 from bitnet_trace.recording.layout import EVENT_DTYPE
 from bitnet_trace.recording.meta import count, load_meta
 from bitnet_trace.recording.schema import NULLABLE, SCHEMAS, STREAM_SUFFIX, TIMES
@@ -190,7 +190,7 @@ def _read_stream(path: Path, name: str) -> tuple[list[pa.RecordBatch], str | Non
     batches: list[pa.RecordBatch] = []
     try:
         messages = pa.ipc.MessageReader.open_stream(pa.memory_map(str(path)))
-        schema = pa.ipc.read_schema(messages.read_next_message())
+        schema = _schema_of(messages.read_next_message())
     except PermissionError as error:
         raise TraceError(f"cannot read {path}: {error.strerror}", "check who owns it") from None
     except (*_DAMAGE, StopIteration):
@@ -203,6 +203,13 @@ def _read_stream(path: Path, name: str) -> tuple[list[pa.RecordBatch], str | Non
             return batches, None
         except _DAMAGE:
             return batches, cut
+
+
+def _schema_of(message: pa.ipc.Message) -> pa.Schema:
+    """Raises ValueError or what pyarrow raises, which crashes where a message holds no schema."""
+    if message.type != "schema" or not has_header(memoryview(message.metadata)):
+        raise ValueError("no schema")
+    return pa.ipc.read_schema(message)
 
 
 def _checked(message: pa.ipc.Message, schema: pa.Schema, name: str) -> pa.RecordBatch:

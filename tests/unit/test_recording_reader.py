@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import struct
 
 import numpy as np
 import pyarrow as pa
@@ -213,6 +214,18 @@ def test_a_null_where_none_may_be_is_damage(tmp_path, whole, name):
     recording = open_recording(put(tmp_path, {**whole, f"{name}.arrows": data}))
     assert not recording.complete
     assert len(getattr(recording, name)) == 0
+
+
+@pytest.mark.parametrize("field", [1, 2])
+def test_a_message_without_its_type_or_its_header_is_damage(tmp_path, whole, field):
+    data = bytearray(whole["areas.arrows"])
+    message = 8  # after the mark and the length
+    table = message + struct.unpack_from("<I", data, message)[0]
+    layout = table - struct.unpack_from("<i", data, table)[0]
+    struct.pack_into("<H", data, layout + 4 + 2 * field, 0)  # the field is not there
+    recording = open_recording(put(tmp_path, {**whole, "areas.arrows": bytes(data)}))
+    assert not recording.complete
+    assert any("areas.arrows" in warning for warning in recording.warnings)
 
 
 @pytest.mark.parametrize("schema", [0, -1, 2, "1", None, True, 1.0, [1]])
