@@ -60,7 +60,7 @@ static __always_inline int is_result(u32 role)
 
 static __always_inline int is_gap(u32 role)
 {
-	return role == ROLE_STARTUP || role == ROLE_GAP || role == ROLE_IDLE;
+	return role == ROLE_STARTUP || role == ROLE_GAP || role == ROLE_IDLE || role == ROLE_ATTACHED;
 }
 
 /* The caller of the engine went to sleep between two calls: what follows is idle time, not work after a call. */

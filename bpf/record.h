@@ -138,6 +138,7 @@ enum role {
 	ROLE_CLEAR = 14,	/* mark: the context's memory is cleared, what was not sampled before is thrown away */
 	ROLE_BARRIER = 15,	/* threads wait for each other; probed in windows */
 	ROLE_FUNCTION = 16,	/* asked for by name; calls are counted in windows */
+	ROLE_ATTACHED = 17,	/* a process that ran before the tracer came, until its next call; no probe */
 	ROLE_LINK_MAP = 13,	/* the dynamic linker changed the link map: new libraries to look at */
 };
 

@@ -137,6 +137,17 @@ static __always_inline void leave_cpu(u64 task, u32 tid, struct thread *t, u32 p
 		fall_idle(p, t->pid, tid, now);
 }
 
+static __always_inline u64 state_of_previous(struct bpf_raw_tracepoint_args *ctx, u64 prev)
+{
+#if SWITCH_STATE >= 0
+	return (u32)ctx->args[SWITCH_STATE];
+#else
+	u32 task_state = 0;
+	READ_KERNEL(task_state, prev, TASK_STATE);
+	return task_state;
+#endif
+}
+
 TRACEPOINT(sched_switch)
 {
 	/* preempt, prev, next, and since 5.18 prev's state (it may have been woken meanwhile): where, is asked for */
@@ -146,15 +157,15 @@ TRACEPOINT(sched_switch)
 	struct thread *left, *entered;
 
 	READ_KERNEL(next_tid, next, TASK_PID);
+#ifdef ATTACHING
+	left = threads.lookup(&prev_tid);
+	if (left && left->armed == EXPECTED)
+		meet(left, prev, prev_tid, 1,
+		     (ctx->args[0] & 1) || !state_of_previous(ctx, prev) ? LEAVES_INVOLUNTARILY : LEAVES_VOLUNTARILY);
+#endif
 	left = thread_of(prev, prev_tid);
 	if (left) {
-#if SWITCH_STATE >= 0
-		u64 state = (u32)ctx->args[SWITCH_STATE];
-#else
-		u32 task_state = 0;
-		READ_KERNEL(task_state, prev, TASK_STATE);
-		u64 state = task_state;
-#endif
+		u64 state = state_of_previous(ctx, prev);
 		leave_cpu(prev, prev_tid, left, ctx->args[0] & 1, state, now, next_tid);
 	}
 	entered = thread_of(next, next_tid);

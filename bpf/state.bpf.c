@@ -15,7 +15,7 @@
 struct thread {
 	u64 task;		/* its task_struct: numbers change hands in an execve by a thread that is not the leader */
 	u32 pid;
-	u32 armed;		/* 0 until the first program's execve: what our own child does before is not counted */
+	u32 armed;		/* enum armed; 0 until the first program's execve: what our own child does before is not counted */
 	/* scheduler */
 	u64 on_ts;		/* on the CPU since */
 	u64 off_ts;		/* off the CPU since */
@@ -60,6 +60,11 @@ struct thread {
 	u64 engine_sp;
 	u64 engine_ip;
 };
+
+/* EXPECTED: a thread that ran before the tracer came (attach) and was not seen yet. Since `off_ts`, when it was entered,
+ * it has not changed between running and not running, or it would have been seen. */
+enum armed { ARMED = 1, EXPECTED = 2 };
+enum leaving { LEAVES_VOLUNTARILY = 1, LEAVES_INVOLUNTARILY = 2 };
 
 /* A traced process: the phase that it is in. */
 struct process {
@@ -303,20 +308,34 @@ static __always_inline struct counters *counters_of(u32 tid, u32 phase)
 }
 #endif
 
+#ifdef ATTACHING
+static __always_inline void meet(struct thread *t, u64 task, u32 tid, int running, u32 leaving);
+#endif
+
 /* The running thread when it is traced and its program has begun; else NULL. */
 static __always_inline struct thread *this_thread(u32 tid)
 {
 	struct thread *t = threads.lookup(&tid);
+#ifdef ATTACHING
+	if (t && t->armed == EXPECTED && tid == (u32)bpf_get_current_pid_tgid())
+		meet(t, bpf_get_current_task(), tid, 1, 0);
+#endif
 	return t && t->armed ? t : 0;
 }
 
 /* A thread by its task, armed, as this_thread(). `tid` is the number that it has now. */
 static __always_inline struct thread *thread_of(u64 task, u32 tid)
 {
-	struct thread *t = this_thread(tid);
+	struct thread *t = threads.lookup(&tid);
 	struct process *p;
 	u32 pid = 0;
 
+	if (t && !t->armed)
+		t = 0;
+#ifdef ATTACHING
+	if (t && t->armed == EXPECTED)
+		meet(t, task, tid, (u32)bpf_get_current_pid_tgid() == tid, 0);
+#endif
 	if (t && t->task == task)
 		return t;
 	READ_KERNEL(pid, task, TASK_TGID);
@@ -327,8 +346,8 @@ static __always_inline struct thread *thread_of(u64 task, u32 tid)
 		return 0;
 	/* in execve, between taking the leader's number and its end: kept under the number it had */
 	pid = p->executing;
-	t = this_thread(pid);
-	return t && t->task == task ? t : 0;
+	t = threads.lookup(&pid);
+	return t && t->armed && t->task == task ? t : 0;
 }
 
 /* Resident bytes of the current process as /proc/PID/status counts them; 0 when it has no memory any more. */

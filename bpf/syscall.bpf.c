@@ -28,17 +28,10 @@ static __always_inline void arm(struct thread *t, u64 now)
 {
 	u64 task = bpf_get_current_task();
 
-	t->armed = 1;
-	t->task = task;
 	t->on_ts = now;
 	t->cpu = bpf_get_smp_processor_id();
-	read_fault_counts(task, &t->minor, &t->major);
-	READ_KERNEL(t->voluntary, task, TASK_NVCSW);
-	READ_KERNEL(t->involuntary, task, TASK_NIVCSW);
-	READ_KERNEL(t->ran_ns, task, TASK_SUM_RUNTIME);
-	READ_KERNEL(t->run_delay_ns, task, TASK_RUN_DELAY);
 	t->on_phase = phase_of(t); /* the first: user space has begun it */
-	emit_before(t, bpf_get_current_pid_tgid(), task, now);
+	begin_counts(t, task, bpf_get_current_pid_tgid(), now, 0);
 }
 
 #ifdef DETAIL_COUNTS
@@ -102,6 +95,10 @@ TRACEPOINT(sys_enter)
 		count_others(OTHERS_RUNS, 1);
 		return 0;
 	}
+#ifdef ATTACHING
+	if (t->armed == EXPECTED)
+		meet(t, bpf_get_current_task(), tid, 1, 0);
+#endif
 	now = bpf_ktime_get_ns();
 	if (!t->armed) {
 		if (number != CALL_EXECVE && number != CALL_EXECVEAT)

@@ -40,6 +40,43 @@ static __always_inline void emit_before(struct thread *t, u32 tid, u64 task, u64
 			(u32)t->minor | t->major << 32, runs);
 }
 
+/* What the kernel has accounted for a thread so far is not ours: counting begins. `leaving`: 0, or what a switch is
+ * (enum leaving) that the kernel has counted and that is ours. */
+static __always_inline void begin_counts(struct thread *t, u64 task, u32 tid, u64 now, u32 leaving)
+{
+	t->armed = ARMED;
+	t->task = task;
+	read_fault_counts(task, &t->minor, &t->major);
+	READ_KERNEL(t->voluntary, task, TASK_NVCSW);
+	READ_KERNEL(t->involuntary, task, TASK_NIVCSW);
+	READ_KERNEL(t->ran_ns, task, TASK_SUM_RUNTIME);
+	READ_KERNEL(t->run_delay_ns, task, TASK_RUN_DELAY);
+	t->voluntary -= leaving == LEAVES_VOLUNTARILY;
+	t->involuntary -= leaving == LEAVES_INVOLUNTARILY;
+	emit_before(t, tid, task, now);
+}
+
+#ifdef ATTACHING
+/* An expected thread is seen for the first time. What it does now, it has done since it was entered; the CPU and the phases
+ * are of that moment too. */
+static __always_inline void meet(struct thread *t, u64 task, u32 tid, int running, u32 leaving)
+{
+	u32 pid = 0, flags = 0;
+
+	READ_KERNEL(pid, task, TASK_TGID);
+	if (pid != t->pid)
+		return; /* it had ended when it was entered, and another has its number */
+	READ_KERNEL(flags, task, TASK_FLAGS);
+	t->in_kernel = flags & 0x10; /* PF_IO_WORKER */
+	begin_counts(t, task, tid, bpf_ktime_get_ns(), leaving);
+	if (running) {
+		t->on_ts = t->off_ts;
+		t->off_ts = 0;
+		t->cpu = bpf_get_smp_processor_id();
+	}
+}
+#endif
+
 /* Not sched_process_fork: threads that the kernel makes for a process (io_uring's workers and polling threads) fire only
  * this. They belong to it: the same address space, the same process number. */
 TRACEPOINT(task_newtask)

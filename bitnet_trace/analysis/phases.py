@@ -116,7 +116,9 @@ def _names_of_process(rows: list[_Phase]) -> tuple[list[str], list[int | None]]:
 
 
 def _name_decode_calls(rows: list[_Phase], indices: list[int], names: list[str], tokens: list[int | None]) -> None:
-    prefilled = False
+    # of a process that ran before the tracer came it is not known what the context has in it
+    is_attached = bool(rows) and rows[0].role == "attached"
+    prefilled = is_attached
     n_decoded = 0
     for index, next_index in zip(indices, [*indices[1:], None], strict=True):
         row = rows[index]
@@ -124,7 +126,7 @@ def _name_decode_calls(rows: list[_Phase], indices: list[int], names: list[str],
             names[index] = "warmup"
             continue
         is_piece = row.n_marks == 0 and next_index is not None
-        after_idle = index > 0 and rows[index - 1].role == "idle"
+        after_idle = index > 0 and rows[index - 1].role in ("idle", "attached")
         is_new_prompt = after_idle and row.n_tokens is not None and row.n_tokens > max(row.n_marks, 1)
         if not prefilled or is_piece or is_new_prompt:
             names[index] = "prefill"

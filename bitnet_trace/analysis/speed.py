@@ -108,7 +108,10 @@ def _ttft_ns(phases: pd.DataFrame, prefill: pd.DataFrame) -> int | None:
     if not len(marked):
         return None
     first = marked.iloc[0]
-    begin_ns = int(phases.loc[phases["pid"] == first["pid"], "start_ns"].min())
+    own = phases[phases["pid"] == first["pid"]]
+    if (own["role"] == "attached").any():
+        return None  # it ran before the tracer came
+    begin_ns = int(own["start_ns"].min())
     return int(first["start_ns"]) + int(first["dur_ns"]) - begin_ns
 
 

@@ -3,7 +3,8 @@
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ _TYPED = frozenset({"sys_enter", "sys_exit"})
 _LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_requests", "samples", "ticks")
 _IO_OVERFLOWS, _CALLS_32_BIT = len(_LOST_OTHER), len(_LOST_OTHER) + 1
 FIRST_PHASE = 1
+_EXPECTED = 2  # enum armed of bpf/state.bpf.c
 WINDOW_PROGRAMS = ("enter_barrier", "count_function")
 _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _CPU_CLOCK, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 0, 5, 6
@@ -122,7 +124,7 @@ class Programs:
 
     `counting`: keep counters in a kernel map (--detail counts) instead of streaming each event. `extra`: a source that
     is compiled behind ours, for programs that use our maps and functions. `sampling`: stacks of long waits too.
-    Raises TraceError when the kernel refuses.
+    `attaching`: threads may have run before, see expect(). Raises TraceError when the kernel refuses.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Programs:
         maps: Maps | None = None,
         extra: Path | None = None,
         sampling: bool = False,
+        attaching: bool = False,
     ) -> None:
         bcc = _import_bcc()
         kernel = btf.load_vmlinux()
@@ -159,7 +162,7 @@ class Programs:
         flags = [f"-D{name}={value}" for name, value in {**constants, **pages, **entries}.items()]
         # no debug information and a short optimisation: a quarter of the time to compile, for the same instructions
         flags += [f"-I{bpf_dir()}", "-Wno-unused-function", "-g0", "-O1"]
-        flags += ["-DDETAIL_COUNTS"] * counting + ["-DSAMPLING"] * sampling
+        flags += ["-DDETAIL_COUNTS"] * counting + ["-DSAMPLING"] * sampling + ["-DATTACHING"] * attaching
         self.counting = counting
         self.rings = rings
         self._links: list[int] = []
@@ -277,6 +280,37 @@ class Programs:
         counter[counter.Key(0)] = counter.Leaf(FIRST_PHASE)
         processes[processes.Key(pid)] = process
         threads[threads.Key(pid)] = thread
+
+    def reserve_phases(self, n: int) -> None:
+        """The numbers up to `n` are the caller's to give; before anything is traced."""
+        counter = self._bpf["phase_counter"]
+        counter[counter.Key(0)] = counter.Leaf(n)
+
+    def expect(self, pid: int, threads: Mapping[int, int], phase: int) -> set[int]:
+        """Follows a process that runs already, from when each of its threads is seen first; in `phase` until a call.
+
+        `threads`: the CPU of each, by tid; those that are known stay as they are. Returns those that are new. To be
+        called until there are none: then the process is known with all its threads.
+        """
+        table, processes = self._bpf["threads"], self._bpf["processes"]
+        key = processes.Key(pid)
+        try:
+            process = processes[key]
+        except KeyError:
+            process = processes.Leaf()
+            process.phase, process.role = phase, Role.ATTACHED
+        if process.threads != len(threads):
+            process.threads = len(threads)
+            processes[key] = process
+        new = set()
+        for tid, cpu in threads.items():
+            thread = table.Leaf()
+            thread.pid, thread.armed, thread.cpu = pid, _EXPECTED, cpu
+            thread.on_phase = thread.off_phase = phase
+            thread.off_ts = time.monotonic_ns()
+            if syscalls.insert_into_map(table.map_fd, bytes(table.Key(tid)), bytes(thread)):
+                new.add(tid)
+        return new
 
     def hold(self, pid: int, how: int) -> None:
         """How our ptrace is on this process: `enum held_how` of bpf/state.bpf.c; 0: not at all."""

@@ -30,7 +30,7 @@ class Debuggers:
     ) -> None:
         """`at_end`: as in Holder."""
         self._placer = placer
-        self.holder = Holder(self._look, self._expect, tell, at_end)
+        self.holder = Holder(self.look, self._expect, tell, at_end)
         self._tracers: dict[int, str] = {}  # by process: who traces it, in words
         self._unheld: dict[int, str] = {}  # those of them that opened files meanwhile
         self._waiting: set[int] = set()  # those of them that live and have no engine yet
@@ -66,7 +66,17 @@ class Debuggers:
                 changed.add(pid)
                 self._note(pid)
         for pid in changed if look else ():
-            self._look(pid)
+            self.look(pid)
+
+    def look(self, pid: int) -> bool:
+        """Probes what is new in a process; as ProbePlacer.look_at."""
+        found = self._placer.look_at(pid)
+        if found:
+            self._done[pid] = time.monotonic_ns()
+            self._waiting.discard(pid)
+        else:
+            self._done.pop(pid, None)
+        return found
 
     @property
     def waiting(self) -> bool:
@@ -91,15 +101,6 @@ class Debuggers:
         self._tracers[pid] = tracer
         if pid not in self._done:
             self._waiting.add(pid)
-
-    def _look(self, pid: int) -> bool:
-        found = self._placer.look_at(pid)
-        if found:
-            self._done[pid] = time.monotonic_ns()
-            self._waiting.discard(pid)
-        else:
-            self._done.pop(pid, None)
-        return found
 
     def _note(self, pid: int) -> None:
         if pid not in self._tracers:

@@ -47,9 +47,7 @@ _EVENT_COUNTERS = [
 class Drain:
     """The reader of one run's rings. `step()` is called on a timer, `finish()` once when the target has ended."""
 
-    def __init__(
-        self, programs: Programs, writer: Writer, spaces: AddressSpaces, residency: ResidencyLog, pid: int, comm: str
-    ) -> None:
+    def __init__(self, programs: Programs, writer: Writer, spaces: AddressSpaces, residency: ResidencyLog) -> None:
         self._programs, self._writer, self._spaces, self._residency = programs, writer, spaces, residency
         dtypes = {"events": EVENT_DTYPE, "phases": EVENT_DTYPE, "tasks": TASK_DTYPE, "samples": SAMPLE_DTYPE}
         self._rings = {
@@ -69,16 +67,26 @@ class Drain:
         self._neighbours: dict[int, str] = {}
         self._news: list[npt.NDArray[np.void]] = []
         self.warnings: list[str] = []
-        now_ns = time.monotonic_ns()
-        writer.threads([self._task_log.begin(pid, comm, now_ns)])
-        self._begin_first_phase(pid, now_ns)
 
-    def _begin_first_phase(self, pid: int, now_ns: int) -> None:
+    def begin(
+        self, pid: int, comms: Mapping[int, str], now_ns: int, phase: int = FIRST_PHASE, role: Role = Role.STARTUP
+    ) -> None:
+        """A process that no record tells the beginning of: the names of its threads, by tid, and its phase."""
+        self._writer.threads([self._task_log.begin(pid, tid, comm, now_ns) for tid, comm in comms.items()])
         begin = np.zeros(1, EVENT_DTYPE)
-        begin["ts_ns"], begin["tid"], begin["phase"], begin["kind"] = now_ns, pid, FIRST_PHASE, Kind.PHASE_BEGIN
-        begin["arg0"], begin["arg2"] = Role.STARTUP, pid << 32
+        begin["ts_ns"], begin["tid"], begin["phase"], begin["kind"] = now_ns, pid, phase, Kind.PHASE_BEGIN
+        begin["arg0"], begin["arg2"] = role, pid << 32
         self._writer.phases(self._phase_log.fold(begin))
-        self._open_phases.add(FIRST_PHASE)
+        self._open_phases.add(phase)
+
+    def know_files(self, paths: Mapping[tuple[int, int], str]) -> None:
+        """Files that were mapped before, by (device, inode) as the kernel has them."""
+        self._task_log.files.known.update(paths)
+
+    @property
+    def threads(self) -> Mapping[int, dict[str, Any]]:
+        """The last row of each thread, by tid: schema.THREAD_SCHEMA."""
+        return self._task_log.threads
 
     @property
     def fill_rate(self) -> float:

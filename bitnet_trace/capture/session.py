@@ -29,13 +29,14 @@ _OUTPUT_GRACE_S = 0.5
 
 @dataclass(frozen=True)
 class Result:
-    """`exit_status` is as subprocess.returncode has it: negative for a death by signal. `meta` is meta.json.
+    """`exit_status` is as subprocess.returncode has it: negative for a death by signal; None: it runs on. `meta` is
+    meta.json.
 
     `interrupted`: it died of an interrupt from the terminal's keyboard.
     """
 
     recording: Path
-    exit_status: int
+    exit_status: int | None
     meta: Mapping[str, Any]
     interrupted: bool = False
 
@@ -43,7 +44,8 @@ class Result:
         """As a shell has it: 128 + N for signal N. Does not return where the program was `interrupted`: so are we."""
         if self.interrupted:
             die_of_interrupt()
-        return self.exit_status if self.exit_status >= 0 else 128 - self.exit_status
+        status = self.exit_status or 0
+        return status if status >= 0 else 128 - status
 
 
 def trace(command: Sequence[str], options: Options) -> Result:
@@ -74,7 +76,7 @@ def trace(command: Sequence[str], options: Options) -> Result:
         folder_ready.close()
         if copy:
             copy.close_target_ends()
-        run = _Run(command, program, environment, options, user, signals, parser, child, copy, started_ns)
+        run = Run(command, program, environment, options, user, signals, parser, child, copy, started_ns)
         try:
             run.prepare(folder, folder_made)
         except BaseException:
@@ -98,8 +100,11 @@ def default_output(program: str) -> Path:
     return Path(f"{Path(program).name}-{time.strftime('%Y%m%d-%H%M%S')}.btrace")
 
 
-class _Run:
-    """The state of one run; `prepare` until the target execs, `follow` until its end."""
+class Run:
+    """The state of one run; `prepare` until the target execs, `follow` until its end.
+
+    capture/attach.py has another beginning and another end for a program that runs already.
+    """
 
     def __init__(
         self,
@@ -131,21 +136,41 @@ class _Run:
         self._looked_at_again: set[int] = set()
         self._warnings: list[str] = []
 
+    _attaching = False
+
     # ---- before the target's first instruction ----------------------------------------------------------------------
 
     def prepare(self, folder: Path, folder_made: socket.socket) -> None:
         """Compiles, attaches, opens the recording, and lets the target exec. Where the output is copied the recording's
         folder is sent through `folder_made`."""
+        self._load()
+        self._open(folder)
+        if self._copy:
+            socket.send_fds(folder_made, [b"1"], [self._writer.folder])
+        self._drain.begin(self._child.pid, {self._child.pid: Path(self._program).name}, time.monotonic_ns())
+        if signal.SIGINT in signal.sigpending():
+            raise KeyboardInterrupt
+        self._programs.trace_child(self._child.pid)
+        self._debuggers.seize(self._child.pid, self._program, self._environment)
+        self._begin()
+        self._child.release()
+
+    def _load(self) -> None:
+        """Compiles the programs and attaches them: all of the kernel's side but the engine's probes."""
         # importing pyarrow takes as long as compiling, which leaves the interpreter free
         importer = threading.Thread(target=_import_early)
         importer.start()
         from bitnet_trace.capture.bpf import Programs
 
         host.mount_tracefs()
-        around_ns, self._calibrated = calibration.costs_or_assumed()  # before anything is attached
+        self._around_ns, self._calibrated = calibration.costs_or_assumed()  # before anything is attached
         sampling = self._options.sample_frequency > 0
         self._programs = Programs(
-            self._options.detail == "counts", self._options.rings, self._options.maps, sampling=sampling
+            self._options.detail == "counts",
+            self._options.rings,
+            self._options.maps,
+            sampling=sampling,
+            attaching=self._attaching,
         )
         self._mark("loaded")
         self._timing = cost.StatsWindows(self._programs.cost)
@@ -153,13 +178,13 @@ class _Run:
         self._mark("attached")
         importer.join()
 
+    def _open(self, folder: Path) -> None:
+        """Makes the recording, and all that fills it."""
         from bitnet_trace.capture.address_spaces import AddressSpaces
         from bitnet_trace.capture.debuggers import Debuggers
         from bitnet_trace.capture.drain import Drain
-        from bitnet_trace.capture.governor import Governor
         from bitnet_trace.capture.libraries import ProbePlacer
         from bitnet_trace.capture.page_sizes import ResidencyLog
-        from bitnet_trace.capture.windows import BARRIERS, Windows
         from bitnet_trace.recording.writer import Writer
 
         self._spaces = AddressSpaces()
@@ -171,22 +196,20 @@ class _Run:
         self._holder = self._debuggers.holder
         owner = (self._user.uid, self._user.gid) if self._user else None
         self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
-        if self._copy:
-            socket.send_fds(folder_made, [b"1"], [self._writer.folder])
-        comm = Path(self._program).name
-        self._drain = Drain(self._programs, self._writer, self._spaces, self._residency, self._child.pid, comm)
-        if signal.SIGINT in signal.sigpending():
-            raise KeyboardInterrupt
-        self._programs.trace_child(self._child.pid)
-        self._debuggers.seize(self._child.pid, self._program, self._environment)
+        self._drain = Drain(self._programs, self._writer, self._spaces, self._residency)
+
+    def _begin(self) -> None:
+        """The target is about to be traced: what that costs is counted from here on."""
+        from bitnet_trace.capture.governor import Governor
+        from bitnet_trace.capture.windows import BARRIERS, Windows
+
         self._mark("released")
         meter_of = self._placer.rows, lambda: int(self._windows.cpu_ns)
-        self._meter = cost.Meter(self._programs, self._timing, around_ns, *meter_of)
+        self._meter = cost.Meter(self._programs, self._timing, self._around_ns, *meter_of)
         governor = Governor(self._options.overhead_budget_pct, self._meter.always_on_ns)
         placed = self._placer.windowed, self._placer.decode_cookies
         whats = [BARRIERS, *(f"function:{name}" for name in self._options.functions)]
-        self._windows = Windows(self._programs, *placed, governor, around_ns, whats)
-        self._child.release()
+        self._windows = Windows(self._programs, *placed, governor, self._around_ns, whats)
 
     def give_up(self) -> None:
         """Takes back what was done before it failed."""
@@ -226,27 +249,41 @@ class _Run:
         last_drain = time.monotonic()
         next_meta = last_drain + _META_INTERVAL_S
         self._handle_ends()
-        while self._status is None and not self._signals.insisted:
+        while not self._is_over():
             next_turn = min(last_drain + self._interval_s, self._meter.next_s)
-            self._signals.sleep(next_turn - time.monotonic(), self._child.pid)
+            self._sleep(next_turn - time.monotonic())
             self._meter.step()
-            self._handle_ends()
-            if self._signals.asked_to_stop and self._holder.is_stopped(self._child.pid):
-                self._stop_too()
             if time.monotonic() >= last_drain + self._interval_s:
                 self._record(self._step)
                 self._debuggers.take(self._drain.take_news(), look=True)
                 if self._options.page_sizes:
-                    self._residency.at(self._child.pid, "interval")
+                    self._residency.at(self._pid, "interval")
                 last_drain = time.monotonic()
             if time.monotonic() >= next_meta:
                 self._record(lambda: self._writer.update_meta(**self._meta()))
                 next_meta = time.monotonic() + _META_INTERVAL_S
         self._mark("ended")
         self._meter.end()
+        self._before_finish()
+        return self._finish()
+
+    def _is_over(self) -> bool:
+        return self._status is not None or self._signals.insisted
+
+    def _sleep(self, seconds: float) -> None:
+        """For so long, or until something happened to the target."""
+        self._signals.sleep(seconds, self._child.pid)
+        self._handle_ends()
+        if self._signals.asked_to_stop and self._holder.is_stopped(self._child.pid):
+            self._stop_too()
+
+    def _before_finish(self) -> None:
         if self._status is not None:
             self._check_exec()
-        return self._finish()
+
+    @property
+    def _pid(self) -> int:
+        return self._child.pid
 
     @property
     def _interval_s(self) -> float:
@@ -336,6 +373,9 @@ class _Run:
             with contextlib.suppress(TraceError):
                 self._close(meta)  # as much as there is room for: how it ended, and that it was cut short
             raise self._failure
+        return self._result()
+
+    def _result(self) -> Result:
         if self._status is None:
             raise KeyboardInterrupt
         interrupted = self._signals.interrupted_by_key and self._status == -signal.SIGINT

@@ -15,6 +15,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 _NR_PTRACE, _NR_PERF_EVENT_OPEN, _NR_BPF = 101, 298, 321
 _BPF_MAP_CREATE, _BPF_PROG_LOAD, _BPF_OBJ_GET_INFO, _BPF_RAW_TRACEPOINT_OPEN = 0, 5, 15, 17
+_BPF_MAP_UPDATE_ELEM, _BPF_NOEXIST = 2, 1
 _BPF_LINK_CREATE, _BPF_ENABLE_STATS, _BPF_PROG_TEST_RUN = 28, 32, 10
 _BPF_PROG_TYPE_KPROBE, _BPF_PROG_TYPE_RAW_TRACEPOINT, _BPF_PROG_TYPE_TRACING = 2, 17, 26
 _ATTACH_TYPED_TRACEPOINT, _ATTACH_UPROBE_MULTI, _ATTACH_PERF_EVENT = 23, 48, 41
@@ -99,6 +100,20 @@ def link_multi_uprobe(program: int, path: str, offsets: list[int], cookies: list
         0, ctypes.addressof(cookie_array), count, 0, pid,
     )  # fmt: skip
     return _bpf(_BPF_LINK_CREATE, attributes)
+
+
+def insert_into_map(descriptor: int, key: bytes, value: bytes) -> bool:
+    """Adds an element to a map; False when the key is there already. Raises OSError when the map is full."""
+    key_buffer, value_buffer = (
+        ctypes.create_string_buffer(key, len(key)),
+        ctypes.create_string_buffer(value, len(value)),
+    )
+    where = ctypes.addressof(key_buffer), ctypes.addressof(value_buffer)
+    try:
+        _bpf(_BPF_MAP_UPDATE_ELEM, struct.pack("<I4xQQQ", descriptor, *where, _BPF_NOEXIST))
+    except FileExistsError:
+        return False
+    return True
 
 
 def link_perf_event(program: int, perf_event: int, cookie: int) -> int:

@@ -30,10 +30,10 @@ class TaskLog:
         self._threads: dict[int, Row] = {}
         self._paths = FilePaths()
 
-    def begin(self, pid: int, comm: str, now_ns: int) -> Row:
-        """The first thread, which no fork record tells of."""
-        self._threads[pid] = _thread_row(pid, pid, comm, None, now_ns)
-        return self._threads[pid]
+    def begin(self, pid: int, tid: int, comm: str, now_ns: int) -> Row:
+        """A thread that no fork record tells of."""
+        self._threads[tid] = _thread_row(tid, pid, comm, None, now_ns)
+        return self._threads[tid]
 
     @property
     def threads(self) -> Mapping[int, Row]:

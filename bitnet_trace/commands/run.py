@@ -1,12 +1,14 @@
 """`bitnet-trace run`: trace a program from its first instruction."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from bitnet_trace.capture.options import Options
     from bitnet_trace.capture.session import Result
 
 _BUFFER_SIZES = [str(1 << n) for n in range(11)]
@@ -19,23 +21,90 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
+_TRACING = (
+    click.option(
+        "-o", "--output", type=click.Path(path_type=Path), help="The recording; default: NAME-DATE-TIME.btrace here."
+    ),
+    click.option("--force", is_flag=True, help="Replace the recording when it exists."),
+    click.option(
+        "--detail",
+        type=click.Choice(["counts", "events"]),
+        default="events",
+        show_default=True,
+        help="counts: sums per thread and phase, kept in the kernel. events: every event, with its time.",
+    ),
+    click.option(
+        "--buffer",
+        type=click.Choice(_BUFFER_SIZES),
+        default="64",
+        show_default=True,
+        metavar="MIB",
+        help="The kernel's event buffer in MiB, a power of two.",
+    ),
+    click.option(
+        "--sample-freq",
+        type=click.IntRange(0, 999),
+        default=99,
+        show_default=True,
+        metavar="HZ",
+        help="Timer samples of where the program is, a second and CPU; 0: none.",
+    ),
+    click.option(
+        "--debug-info",
+        is_flag=True,
+        help="Name inlined functions of files above 24 MB too: their debug information takes seconds to read, "
+        "at the end.",
+    ),
+    click.option(
+        "--overhead-budget",
+        type=click.FloatRange(0, 100),
+        default=2.0,
+        show_default=True,
+        metavar="PCT",
+        help="What tracing may cost the program. What is always on is paid for first; what is left of it goes to "
+        "windows: moments in which barriers are looked at. 0: none; 100: without bound.",
+    ),
+    click.option(
+        "--page-sizes",
+        is_flag=True,
+        help="Resident memory by page size every second and at each process's end, with the sizes of folios.",
+    ),
+    click.option(
+        "--functions",
+        multiple=True,
+        metavar="NAME",
+        help="Count the calls of a function, in windows as the budget allows; `*` is any text. May be given several "
+        "times.",
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well."),
+)
+
+
+def tracing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that all commands have which trace, in this order."""
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(_TRACING), command)
+
+
+def options_of(buffer: str, no_output: bool = False, **chosen: Any) -> "Options":
+    """What the options of `tracing_options` say; others by the names of Options' fields."""
+    from bitnet_trace.capture.options import Options
+    from bitnet_trace.capture.sizes import Rings
+
+    return Options(
+        rings=Rings(events=int(buffer) << 20),
+        keep_output=not no_output,
+        sample_frequency=chosen.pop("sample_freq"),
+        debug_information=chosen.pop("debug_info"),
+        overhead_budget_pct=chosen.pop("overhead_budget"),
+        **chosen,
+    )
+
+
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog="Example: sudo bitnet-trace run -o hello.btrace -- llama-cli -m model.gguf -p hello -n 32",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The recording; default: NAME-DATE-TIME.btrace here."
-)
-@click.option("--force", is_flag=True, help="Replace the recording when it exists.")
-@click.option(
-    "--detail",
-    type=click.Choice(["counts", "events"]),
-    default="events",
-    show_default=True,
-    help="counts: sums per thread and phase, kept in the kernel. events: every event, with its time.",
-)
 @click.option("--no-output", is_flag=True, help="Keep nothing of what the program prints (prompts are private).")
-@click.option("--as-root", is_flag=True, help="Under sudo: run the program as root, not as the calling user.")
 @click.option(
     "--env",
     "environment",
@@ -44,97 +113,22 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     metavar="K=V",
     help="Set in the program's environment (sudo drops most of yours).",
 )
-@click.option(
-    "--buffer",
-    type=click.Choice(_BUFFER_SIZES),
-    default="64",
-    show_default=True,
-    metavar="MIB",
-    help="The kernel's event buffer in MiB, a power of two.",
-)
+@click.option("--as-root", is_flag=True, help="Under sudo: run the program as root, not as the calling user.")
 @click.option(
     "--allow-system-changes",
     is_flag=True,
     help="Set kernel.task_delayacct=1 for the run, and back after it: disk and memory delays per thread.",
 )
-@click.option(
-    "--sample-freq",
-    type=click.IntRange(0, 999),
-    default=99,
-    show_default=True,
-    metavar="HZ",
-    help="Timer samples of where the program is, a second and CPU; 0: none.",
-)
-@click.option(
-    "--debug-info",
-    is_flag=True,
-    help="Name inlined functions of files above 24 MB too: their debug information takes seconds to read, at the end.",
-)
-@click.option(
-    "--overhead-budget",
-    type=click.FloatRange(0, 100),
-    default=2.0,
-    show_default=True,
-    metavar="PCT",
-    help="What tracing may cost the program. What is always on is paid for first; what is left of it goes to windows: "
-    "moments in which barriers are looked at. 0: none; 100: without bound.",
-)
-@click.option(
-    "--page-sizes",
-    is_flag=True,
-    help="Resident memory by page size every second and at each process's end, with the sizes of folios.",
-)
-@click.option(
-    "--functions",
-    multiple=True,
-    metavar="NAME",
-    help="Count the calls of a function, in windows as the budget allows; `*` is any text. May be given several times.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well.")
+@tracing_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(
-    output: Path | None,
-    force: bool,
-    detail: str,
-    no_output: bool,
-    as_root: bool,
-    environment: dict[str, str],
-    buffer: str,
-    allow_system_changes: bool,
-    sample_freq: int,
-    debug_info: bool,
-    overhead_budget: float,
-    page_sizes: bool,
-    functions: tuple[str, ...],
-    quiet: bool,
-    command: tuple[str, ...],
-) -> int:
+def run(command: tuple[str, ...], quiet: bool, **chosen: Any) -> int:
     """Trace COMMAND from before its first instruction to its exit, and record it.
 
     The exit code is COMMAND's; 128+N when signal N ended it. Read the recording with: bitnet-trace report
     """
-    from bitnet_trace.capture.options import Options
     from bitnet_trace.capture.session import tell, trace
-    from bitnet_trace.capture.sizes import Rings
 
-    result = trace(
-        command,
-        Options(
-            output=output,
-            force=force,
-            detail=detail,
-            keep_output=not no_output,
-            as_root=as_root,
-            environment=environment,
-            rings=Rings(events=int(buffer) << 20),
-            allow_system_changes=allow_system_changes,
-            sample_frequency=sample_freq,
-            debug_information=debug_info,
-            overhead_budget_pct=overhead_budget,
-            page_sizes=page_sizes,
-            functions=functions,
-        ),
-    )
+    result = trace(command, options_of(**chosen))
     if not quiet:
         for line in summary(result):
             tell(line)

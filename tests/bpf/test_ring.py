@@ -135,7 +135,8 @@ def test_what_does_not_fit_is_counted(programs):
 def test_a_flood_through_the_writer_is_accounted_for(programs, tmp_path):
     """One generator on each CPU; the reader has to get along with what they leave it. All of it is on the disk or counted."""
     writer = Writer(tmp_path / "flood.btrace", {"command": ["flood"]})
-    drain = Drain(programs, writer, AddressSpaces(), ResidencyLog(False), os.getpid(), "flood")
+    drain = Drain(programs, writer, AddressSpaces(), ResidencyLog(False))
+    drain.begin(os.getpid(), {os.getpid(): "flood"}, time.monotonic_ns())
     callers = []
     for cpu in sorted(os.sched_getaffinity(0)):
         arguments = [str(cpu), str(FLOOD_RATE // EVENTS_PER_CALL), str(FLOOD_SECONDS)]
