@@ -91,15 +91,16 @@ def frames_of(recording: Recording) -> pd.DataFrame:
     frames = pd.DataFrame({name: stacks[name].to_numpy(dtype=np.uint64) for name in stacks.columns})
     known = pd.DataFrame({name: symbols[name].to_numpy(dtype=np.uint64) for name in ("pid", "address")})
     known["spins"] = symbols["spins"].fillna(False).to_numpy(dtype=bool)
-    known["module"] = [_base(module) for module in _texts(symbols["module"])]
-    named = _texts(symbols["function"])
-    known["function"] = [
+    # lists, and not columns: those make a number of what is missing
+    modules = [_base(module) for module in _texts(symbols["module"])]
+    functions = [
         name if name is not None else None if module is None else f"[{module.strip('[]')}]"
-        for name, module in zip(named, known["module"], strict=True)
+        for name, module in zip(_texts(symbols["function"]), modules, strict=True)
     ]
+    known["module"], known["function"] = modules, functions
     inner = _texts(symbols["inlined"])
     # what was inlined says more where the function is only the frame for it
-    places = list(zip(inner, known["function"], known["module"], strict=True))
+    places = list(zip(inner, functions, modules, strict=True))
     roles = {name: _role(*name) for inner_name, *own in places for name in ((inner_name, None), tuple(own))}
     chosen = [
         roles[one, None] if roles[one, None][0] and roles[own, module][0] in _FRAMES else roles[own, module]
