@@ -18,6 +18,8 @@ PAGE_SHIFT = 12
 _DETAIL_MASK = 0xFFF
 _LARGEST_ADDRESS = 1 << 47
 _LATEST_NS = 1 << 62
+_MREMAP, _MREMAP_FROM, _MUNMAP = int(Kind.MREMAP), int(Kind.MREMAP_FROM), int(Kind.MUNMAP)
+_MMAP, _BRK, _MADVISE = int(Kind.MMAP), int(Kind.BRK), int(Kind.MADVISE)
 _STACK_BYTES = 8 << 20  # it grows downwards, up to this by default
 _ARENA_BYTES = 128 << 20  # glibc's malloc reserves this for the heap of a thread (HEAP_MAX_SIZE, twice)
 # An engine's buffer is a mapping of its own from the size on at which malloc makes one, and is told by its size:
@@ -63,6 +65,7 @@ class Regions:
             if isinstance(size, int) and size >= _LEAST_BUFFER
         ]
         self.known: list[Region] = []
+        self._of_calls: dict[tuple[int, int, str], int] = {}  # what `anonymous` has said before
         self._numbers: dict[Region, int] = {}
         self.unknown = self.number(Region(UNKNOWN))
         self.model_paths: dict[FileKey, str] = {}
@@ -99,20 +102,27 @@ class Regions:
 
     def anonymous(self, detail: int, length: int, phase: str) -> int:
         """Memory of no file, mapped by a call in a phase of that name."""
+        key = detail, length, phase
+        found = self._of_calls.get(key)
+        if found is None:
+            found = self._of_calls[key] = self.number(self._anonymous(*key))
+        return found
+
+    def _anonymous(self, detail: int, length: int, phase: str) -> Region:
         if detail & _HUGETLB:
-            return self.number(Region("hugetlb memory"))
+            return Region("hugetlb memory")
         if detail & _STACK:
-            return self.number(Region("thread stack"))
+            return Region("thread stack")
         if detail & _SHARED:
-            return self.number(Region("shared memory"))
+            return Region("shared memory")
         if length == _ARENA_BYTES and not detail & _ACCESS:
-            return self.number(Region("heap of a thread"))
+            return Region("heap of a thread")
         far, what = min(
             ((abs(length - size - _BUFFER_HEAD), what) for what, size in self._buffers), default=(length, "")
         )
         if far <= _BUFFER_ROUNDING:
-            return self.number(Region(what))
-        return self.number(Region(f"anonymous, mapped in {phase}"))
+            return Region(what)
+        return Region(f"anonymous, mapped in {phase}")
 
 
 class Spaces:
@@ -135,7 +145,8 @@ class Spaces:
     def apply(self, change: Change) -> None:
         ts_ns, pid, how, arguments = change
         space = self.of(pid)
-        space.now_ns = max(space.now_ns, min(ts_ns, _LATEST_NS))
+        if space.now_ns < ts_ns:
+            space.now_ns = ts_ns if ts_ns < _LATEST_NS else _LATEST_NS
         getattr(self, how)(pid, *arguments)
 
     def forget_past(self) -> None:
@@ -250,22 +261,22 @@ def event_changes(regions: Regions, calls: Events, pids: list[int], phases: list
         end = begin + (pages << PAGE_SHIFT)
         if detail & _FAILED or pages >= DURATION_ONLY or end > _LARGEST_ADDRESS:
             continue
-        if kind == Kind.MREMAP_FROM:
+        if kind == _MREMAP_FROM:
             moved_from[tid] = begin, end
-        elif kind == Kind.MREMAP:
+        elif kind == _MREMAP:
             if tid in moved_from:
                 yield Change(ts_ns, pid, "move", (*moved_from.pop(tid), begin, end))
-        elif kind == Kind.MUNMAP:
+        elif kind == _MUNMAP:
             yield Change(ts_ns - duration, pid, "remove", (begin, end))
-        elif kind == Kind.MADVISE:
+        elif kind == _MADVISE:
             yield Change(ts_ns, pid, "note_advice", (detail, begin, end))
-        elif kind == Kind.BRK:
+        elif kind == _BRK:
             yield Change(ts_ns, pid, "set_break", (begin,))
-        elif kind == Kind.MMAP and detail & _ANONYMOUS:
+        elif kind == _MMAP and detail & _ANONYMOUS:
             region = regions.anonymous(detail, end - begin, phase)
             how = "put_over" if detail & _FIXED else "put"
             yield Change(ts_ns, pid, how, (begin, end, region) if how == "put_over" else (begin, end, region, 0))
-        elif kind == Kind.MMAP:
+        elif kind == _MMAP:
             mapped = regions.mapped_file(pid, ts_ns - duration)
             if mapped is None:
                 yield Change(ts_ns, pid, "put", (begin, end, regions.number(Region("file")), 0))
