@@ -13,7 +13,7 @@ SUDO   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BITNET_TRACE_REQU
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages browser demo test test-unit test-bpf lint format bench docs build install clean
+.PHONY: help setup packages browser demo test test-unit test-bpf lint format bench golden docs build install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ format: setup ## reformat and sort imports
 
 bench: setup ## the cost of start-up and of tracing on this machine (root)
 	$(SUDO) $(BIN)/python -m tests.bench
+
+golden: setup ## keep what reports of the known recordings say now, in tests/golden: look at `git diff` before you commit
+	$(BIN)/python tests/unit/golden.py
 
 docs: setup browser ## the pictures of README and docs, of a recording of the demo, or of RECORDING (root)
 	mkdir -p build docs/images

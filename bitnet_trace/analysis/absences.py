@@ -55,15 +55,17 @@ class SwitchPairs:
     def add(self, batch: Events) -> Absences:
         """The absences that ended in `batch`, an EVENT_DTYPE array."""
         kinds = batch["kind"]
-        switches = batch[((kinds == Kind.SWITCH_OUT) | (kinds == Kind.SWITCH_IN)) & (batch["arg0"] < DURATION_ONLY)]
+        is_switch = (kinds == Kind.SWITCH_OUT) | (kinds == Kind.SWITCH_IN)
+        switches = batch.compress(is_switch & (batch["arg0"] < DURATION_ONLY))
         rows = np.concatenate([self._open, switches])
         in_order = bool((rows["ts_ns"][:-1] <= rows["ts_ns"][1:]).all())
-        rows = rows[np.argsort(rows["tid"], kind="stable") if in_order else np.lexsort((rows["ts_ns"], rows["tid"]))]
+        by_thread = np.argsort(rows["tid"], kind="stable") if in_order else np.lexsort((rows["ts_ns"], rows["tid"]))
+        rows = rows.take(by_thread)
         is_out = rows["kind"] == Kind.SWITCH_OUT
         paired = is_out[:-1] & ~is_out[1:] & (rows["tid"][:-1] == rows["tid"][1:])
         last = np.append(rows["tid"][:-1] != rows["tid"][1:], np.ones(min(len(rows), 1), bool))
-        self._open = rows[last & is_out]
-        return _absences(rows[:-1][paired], rows[1:][paired])
+        self._open = rows.compress(last & is_out)
+        return _absences(rows[:-1].compress(paired), rows[1:].compress(paired))
 
 
 def _absences(out: Events, back: Events) -> Absences:

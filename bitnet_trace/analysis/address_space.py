@@ -1,4 +1,4 @@
-"""What lies where in one address space at one moment."""
+"""What lies where in one address space, now and at the moments before."""
 
 import bisect
 
@@ -7,31 +7,35 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
-# Fewer addresses than this are looked up one by one: making arrays of the areas would take longer.
-_FEW = 48
 # Areas that are kept; a program has 65,530 at most (vm.max_map_count), a damaged recording may claim any number.
 _MAX_AREAS = 1 << 17
 _LARGEST_SHIFT = 1 << 60
+# Areas of the past that are looked through at a time, and pairs of a point and such an area for each point.
+_FEW_AREAS, _FEW_PAIRS = 256, 4
 
 
 class AddressSpace:
-    """Areas [begin, end) that do not overlap, each with two numbers: `region`, and `shift` = address - file offset."""
+    """Areas [begin, end) that do not overlap, each with two numbers: `region`, and `shift` = address - file offset.
+
+    Changes are made at `now_ns`, which is set before them and never goes back.
+    """
 
     def __init__(self) -> None:
+        self.now_ns = 0
         self._begins: list[int] = []
-        self._ends: list[int] = []
-        self._regions: list[int] = []
-        self._shifts: list[int] = []
-        self._arrays: tuple[Ints, Ints, Ints, Ints] | None = None
+        self._areas: list[tuple[int, int, int, int]] = []  # end, region, shift, since when
+        self._past: list[tuple[int, int, int, int, int, int]] = []  # begin, end, region, shift, since when, until when
 
-    def copy(self) -> "AddressSpace":
-        other = AddressSpace()
-        other._begins, other._ends = list(self._begins), list(self._ends)
-        other._regions, other._shifts = list(self._regions), list(self._shifts)
-        return other
+    def take_over(self, other: "AddressSpace") -> None:
+        """Holds from now on what `other` does."""
+        self.clear()
+        self._begins = list(other._begins)
+        self._areas = [(end, region, shift, self.now_ns) for end, region, shift, _ in other._areas]
 
     def clear(self) -> None:
-        self.__init__()  # type: ignore[misc]
+        for begin, area in zip(self._begins, self._areas, strict=True):
+            self._ended(begin, *area)
+        self._begins, self._areas = [], []
 
     def put(self, begin: int, end: int, region: int, shift: int = 0) -> None:
         """Replaces what lies there."""
@@ -41,9 +45,7 @@ class AddressSpace:
             shift = 0  # damage
         at = self._cut(begin, end)
         self._begins.insert(at, begin)
-        self._ends.insert(at, end)
-        self._regions.insert(at, region)
-        self._shifts.insert(at, shift)
+        self._areas.insert(at, (end, region, shift, self.now_ns))
 
     def fill(self, begin: int, end: int, region: int, shift: int = 0) -> None:
         """Puts it where nothing lies."""
@@ -64,27 +66,35 @@ class AddressSpace:
             self.put(b - begin + to, new_end, region, shift - begin + to if shift else 0)
 
     def at(self, address: int) -> tuple[int, int]:
-        """(region, shift) at an address; region -1 where nothing lies."""
+        """(region, shift) at an address now; region -1 where nothing lies."""
         place = bisect.bisect_right(self._begins, address) - 1
-        if place >= 0 and address < self._ends[place]:
-            return self._regions[place], self._shifts[place]
+        if place >= 0 and address < self._areas[place][0]:
+            return self._areas[place][1:3]
         return -1, 0
 
-    def lookup(self, addresses: Ints) -> tuple[Ints, Ints]:
-        """`at` for each address."""
-        if len(addresses) < _FEW:
-            found = [self.at(address) for address in addresses.tolist()]
-            return np.array([one for one, _ in found], np.int64), np.array([one for _, one in found], np.int64)
-        if not self._begins:
-            return np.full(len(addresses), -1), np.zeros(len(addresses), np.int64)
-        if self._arrays is None:
-            lists = (self._begins, self._ends, self._regions, self._shifts)
-            begins, ends, regions, shifts = (np.array(one, np.int64) for one in lists)
-            self._arrays = begins, ends, regions, shifts
-        begins, ends, regions, shifts = self._arrays
-        place = np.maximum(np.searchsorted(begins, addresses, side="right") - 1, 0)
-        inside = (addresses >= begins[place]) & (addresses < ends[place])
-        return np.where(inside, regions[place], -1), np.where(inside, shifts[place], 0)
+    def lookup(self, times_ns: Ints, addresses: Ints) -> tuple[Ints, Ints]:
+        """(region, shift) at each address at its time, of no time before the last `forget_past`.
+
+        A change holds from its own moment on.
+        """
+        regions, shifts = np.full(len(addresses), -1), np.zeros(len(addresses), np.int64)
+        rest = np.arange(len(addresses))
+        if self._begins:
+            begins = np.array(self._begins, np.int64)
+            ends, of_region, of_shift, since_ns = np.array(self._areas, np.int64).T
+            place = np.maximum(np.searchsorted(begins, addresses, side="right") - 1, 0)
+            found = (addresses >= begins[place]) & (addresses < ends[place]) & (times_ns >= since_ns[place])
+            regions[found], shifts[found] = of_region[place[found]], of_shift[place[found]]
+            rest = np.flatnonzero(~found)
+        if self._past and len(rest):
+            past = np.array(self._past, np.int64).T
+            place = _places(past, times_ns[rest], addresses[rest])
+            rest, place = rest[place >= 0], place[place >= 0]
+            regions[rest], shifts[rest] = past[2][place], past[3][place]
+        return regions, shifts
+
+    def forget_past(self) -> None:
+        self._past = []
 
     def parts(self, begin: int, end: int) -> list[tuple[int, int]]:
         """(region, bytes) of what lies in [begin, end); region -1 where nothing lies."""
@@ -94,13 +104,9 @@ class AddressSpace:
     def _within(self, begin: int, end: int) -> list[tuple[int, int, int, int]]:
         """Areas that have a part in [begin, end)."""
         first = max(bisect.bisect_right(self._begins, begin) - 1, 0)
-        found = []
-        for at in range(first, len(self._begins)):
-            if self._begins[at] >= end:
-                break
-            if self._ends[at] > begin:
-                found.append((self._begins[at], self._ends[at], self._regions[at], self._shifts[at]))
-        return found
+        last = bisect.bisect_left(self._begins, end, lo=first)
+        areas = zip(self._begins[first:last], self._areas[first:last], strict=True)
+        return [(b, e, region, shift) for b, (e, region, shift, _) in areas if e > begin]
 
     def _gaps(self, begin: int, end: int) -> list[tuple[int, int]]:
         gaps = []
@@ -112,19 +118,54 @@ class AddressSpace:
 
     def _cut(self, begin: int, end: int) -> int:
         """Empties [begin, end); returns where an area that begins there belongs."""
-        self._arrays = None
-        begins, ends, regions, shifts = self._begins, self._ends, self._regions, self._shifts
+        begins, areas = self._begins, self._areas
         first = bisect.bisect_left(begins, begin)
-        if first and ends[first - 1] > begin:
-            if ends[first - 1] > end:  # it goes on behind
+        if first and areas[first - 1][0] > begin:
+            area_end, region, shift, since_ns = areas[first - 1]
+            areas[first - 1] = (begin, region, shift, since_ns)
+            self._ended(begin, min(area_end, end), region, shift, since_ns)
+            if area_end > end:  # it goes on behind
                 begins.insert(first, end)
-                ends.insert(first, ends[first - 1])
-                regions.insert(first, regions[first - 1])
-                shifts.insert(first, shifts[first - 1])
-            ends[first - 1] = begin
-        last = bisect.bisect_left(begins, end, lo=first)
-        if last > first and ends[last - 1] > end:
-            last -= 1
-            begins[last] = end
-        del begins[first:last], ends[first:last], regions[first:last], shifts[first:last]
+                areas.insert(first, (area_end, region, shift, since_ns))
+        last = first
+        while last < len(begins) and begins[last] < end:
+            area_end, region, shift, since_ns = areas[last]
+            self._ended(begins[last], min(area_end, end), region, shift, since_ns)
+            if area_end > end:
+                begins[last] = end
+                break
+            last += 1
+        del begins[first:last], areas[first:last]
         return first
+
+    def _ended(self, begin: int, end: int, region: int, shift: int, since_ns: int) -> None:
+        if since_ns < self.now_ns:
+            self._past.append((begin, end, region, shift, since_ns, self.now_ns))
+
+
+def _places(past: Ints, times_ns: Ints, addresses: Ints) -> Ints:
+    """The column of `past` (rows as of AddressSpace._past) that each point is in; -1 where it is in none.
+
+    The columns overlap in no point. Points are taken with the areas of their time, some at a time.
+    """
+    result = np.full(len(times_ns), -1)
+    order = np.argsort(times_ns, kind="stable")
+    n_parts = min(past.shape[1] // _FEW_AREAS + 1, len(order))
+    parts = np.array_split(order, n_parts)
+    while parts:
+        points = parts.pop()
+        areas = np.flatnonzero((past[4] <= times_ns[points[-1]]) & (past[5] > times_ns[points[0]]))
+        begins, ends, since_ns, until_ns = past[:, areas][[0, 1, 4, 5]]
+        by_address = points[np.argsort(addresses[points], kind="stable")]
+        first = np.searchsorted(addresses[by_address], begins)
+        n_inside = np.searchsorted(addresses[by_address], ends) - first
+        n_pairs = int(n_inside.sum())
+        if n_pairs > _FEW_PAIRS * len(points) + _FEW_AREAS and len(points) > 1:
+            parts += np.array_split(points, 2)
+            continue
+        area = np.repeat(np.arange(len(areas)), n_inside)
+        nth = np.arange(n_pairs) - np.repeat(np.cumsum(n_inside) - n_inside, n_inside)
+        point = by_address[first[area] + nth]
+        then = (times_ns[point] >= since_ns[area]) & (times_ns[point] < until_ns[area])
+        result[point[then]] = areas[area[then]]
+    return result

@@ -1,8 +1,8 @@
 """Page faults, populated and read bytes by region of memory, and in model files by tensor and layer."""
 
-import bisect
 from collections import defaultdict
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,10 @@ import pandas as pd
 
 from bitnet_trace.analysis.page_sizes import PageSizes, page_sizes
 from bitnet_trace.analysis.phases import UNKNOWN as UNKNOWN_PHASE
+from bitnet_trace.analysis.phases import groups
 from bitnet_trace.analysis.regions import (
     MODEL,
     PAGE_SHIFT,
-    Change,
     Region,
     Regions,
     Spaces,
@@ -30,7 +30,7 @@ from bitnet_trace.recording.reader import Recording
 # Records reach the recording nearly by time: what is older than this has been overtaken by nothing.
 _SETTLED_NS = 100_000_000
 _CALLS = (Kind.MMAP, Kind.MUNMAP, Kind.MREMAP, Kind.MREMAP_FROM, Kind.BRK, Kind.MADVISE, Kind.MLOCK)
-_KINDS = np.array([*_CALLS, Kind.FAULT, Kind.POPULATE, Kind.READ, Kind.FILE_READ])
+_OTHERS = np.array([*_CALLS, Kind.POPULATE, Kind.READ, Kind.FILE_READ])
 _CHANGING = np.array([Kind.MMAP, Kind.MUNMAP, Kind.MREMAP, Kind.MREMAP_FROM, Kind.BRK, Kind.MADVISE])
 _PLACE = ["region", "tensor", "phase"]
 _SUMS = [column.key for column in PLACE_SUMS]
@@ -40,6 +40,8 @@ _NO_ADDRESS = 1
 _OF_CALLS = "by execve and other calls"
 _LARGEST_READ = 1 << 31  # MAX_RW_COUNT: a call returns no more
 _MAX_TABLES = 64
+# as the records have them: whole arrays are compared
+_FAILED, _MAJOR, _KERNEL = (np.uint32(flag) for flag in (FaultFlag.FAILED, FaultFlag.MAJOR, FaultFlag.KERNEL))
 
 Events = npt.NDArray[np.void]
 Ints = npt.NDArray[np.int64]
@@ -79,7 +81,9 @@ class PlaceGatherer:
         self._phase_names = list(dict.fromkeys([*names, UNKNOWN_PHASE]))
         codes = {name: code for code, name in enumerate(self._phase_names)}
         self._phase_codes = np.array([codes[name] for name in [*names, UNKNOWN_PHASE]], np.int64)
+        # records that have not settled: faults, and all else of _OTHERS
         self._pending = np.empty(0, EVENT_DTYPE)
+        self._others = np.empty(0, EVENT_DTYPE)
         self._sums: list[pd.DataFrame] = []
         self._read: dict[str, Coverage] = defaultdict(Coverage)
 
@@ -87,17 +91,25 @@ class PlaceGatherer:
         """Takes an EVENT_DTYPE array."""
         if not len(batch):
             return
-        chosen = batch[np.isin(batch["kind"], _KINDS, kind="table")]
-        pending = np.concatenate([self._pending, chosen]) if len(self._pending) else chosen
-        settled_ns = max(int(batch["ts_ns"].max()) - _SETTLED_NS, 0)
-        pending = _in_order(pending)
-        n_settled = int(np.searchsorted(pending["ts_ns"], np.uint64(settled_ns), side="right"))
-        self._pending = pending[n_settled:].copy()
-        self._take(pending[:n_settled], settled_ns)
+        times_ns, kinds, flags = (np.ascontiguousarray(batch[name]) for name in ("ts_ns", "kind", "arg0"))
+        settled_ns = np.uint64(max(int(times_ns.max()) - _SETTLED_NS, 0))
+        others = batch.take(np.flatnonzero(np.isin(kinds, _OTHERS, kind="table")))
+        others = _in_order(np.concatenate([self._others, others]))
+        n_settled = int(np.searchsorted(others["ts_ns"], settled_ns, side="right"))
+        self._others = others[n_settled:].copy()
+        self._take_others(others[:n_settled], int(settled_ns))
+        is_fault = (kinds == Kind.FAULT) & (flags < DURATION_ONLY) & ((flags & _FAILED) == 0)
+        is_settled = times_ns <= settled_ns
+        before = self._pending["ts_ns"] <= settled_ns
+        self._take_faults(self._pending.compress(before))
+        self._take_faults(batch.take(np.flatnonzero(is_fault & is_settled)))
+        self._pending = np.concatenate([self._pending.compress(~before), batch.compress(is_fault & ~is_settled)])
+        self._spaces.forget_past()
 
     def result(self) -> FaultPlaces:
         """The tables; to be called once, after all events."""
-        self._take(self._pending, 1 << 62)
+        self._take_others(self._others, 1 << 62)
+        self._take_faults(self._pending)
         sums = pd.concat([_nothing(), *self._sums]).groupby(_PLACE, as_index=False).sum()
         regions = pd.DataFrame(self._regions.known, columns=["region", "path"])
         place = sums["region"].to_numpy(np.int64)
@@ -123,72 +135,74 @@ class PlaceGatherer:
 
     # ---- one piece of time ----------------------------------------------------------------------------------------
 
-    def _take(self, rows: Events, until_ns: int) -> None:
-        place = np.searchsorted(self._phase_ids, rows["phase"].astype(np.int64))
-        place = np.where(place < len(self._phase_ids), place, 0)
-        known = len(self._phase_ids) > 0 and self._phase_ids[place] == rows["phase"]
-        place = np.where(known, place, len(self._phase_pids) - 1)
-        pids, phases = self._phase_pids[place], self._phase_codes[place]
-        kinds = rows["kind"]
-        calls = np.isin(kinds, _CHANGING)
+    def _take_others(self, rows: Events, until_ns: int) -> None:
+        """Those of `rows`, in the order of time, that change address spaces, and what else they tell."""
+        pids, phases = self._processes(rows["phase"])
+        self._change(rows, pids, phases, until_ns)
+        populates = rows["kind"] == Kind.POPULATE
+        self._populates(rows, populates, pids[populates], phases[populates])
+        self._reads(rows, phases)
+
+    def _processes(self, ids: npt.NDArray[np.uint32]) -> tuple[Ints, Ints]:
+        """Process and number of the name of each phase."""
+        place = self._phase_place(ids)
+        return self._phase_pids[place], self._phase_codes[place]
+
+    def _phase_place(self, ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
+        """Its place in `_phase_ids`, or behind them. Records of one phase come one after the other."""
+        first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])[: len(ids)])
+        different = ids[first].astype(np.int64)
+        place = np.searchsorted(self._phase_ids, different)
+        known = place < len(self._phase_ids)
+        known[known] = self._phase_ids[place[known]] == different[known]
+        place = np.where(known, place, len(self._phase_ids))
+        return np.repeat(place, np.diff(np.append(first, len(ids))))
+
+    def _change(self, rows: Events, pids: Ints, phases: Ints, until_ns: int) -> None:
+        """Makes the changes of the memory calls among `rows`, and what is known of the same time."""
+        calls = np.isin(rows["kind"], _CHANGING, kind="table")
         names = [self._phase_names[code] for code in phases[calls].tolist()]
-        changes = list(event_changes(self._regions, rows[calls], pids[calls].tolist(), names))
+        changes = list(event_changes(self._regions, rows.compress(calls), pids[calls].tolist(), names))
         while self._known_at < len(self._known) and self._known[self._known_at].ts_ns <= until_ns:
             changes.append(self._known[self._known_at])
             self._known_at += 1
-        changes.sort(key=lambda change: change.ts_ns)
-        faults = (kinds == Kind.FAULT) & (rows["arg0"] < DURATION_ONLY) & ((rows["arg0"] & FaultFlag.FAILED) == 0)
-        populates = kinds == Kind.POPULATE
-        points = np.flatnonzero(faults | populates)
-        addresses = rows["arg1"].astype(np.int64)
-        addresses[populates] = _populated_addresses(rows, populates)
-        # what a call brings in lies in what it has mapped: after the change of the same moment
-        times = as_time(rows["ts_ns"]) + populates
-        regions, shifts = np.full(len(rows), -1), np.zeros(len(rows), np.int64)
-        regions[points], shifts[points] = self._lookup(times[points], pids[points], addresses[points], changes)
-        regions[regions < 0] = self._regions.unknown
-        offsets = addresses - shifts
-        self._faults(rows[faults], regions[faults], offsets[faults], phases[faults])
-        regions[populates & (addresses == _NO_ADDRESS)] = self._regions.number(Region(_OF_CALLS))
-        self._populates(rows[populates], regions[populates], offsets[populates], phases[populates])
-        self._reads(rows, phases)
-
-    def _lookup(self, times: Ints, pids: Ints, addresses: Ints, changes: list[Change]) -> tuple[Ints, Ints]:
-        """(region, shift) of each address at its time, while `changes` are made; all in the order of time."""
-        regions, shifts = np.full(len(times), -1), np.zeros(len(times), np.int64)
-        rows_of = {int(pid): np.flatnonzero(pids == pid) for pid in np.unique(pids)}
-        times_of = {pid: times[rows].tolist() for pid, rows in rows_of.items()}
-        done = dict.fromkeys(rows_of, 0)
-
-        def resolve(pid: int, until: int) -> None:
-            if until > done[pid]:
-                rows = rows_of[pid][done[pid] : until]
-                regions[rows], shifts[rows] = self._spaces.of(pid).lookup(addresses[rows])
-                done[pid] = until
-
+        changes.sort(key=itemgetter(0))
         for change in changes:
-            if change.pid in times_of:
-                resolve(change.pid, bisect.bisect_left(times_of[change.pid], change.ts_ns, lo=done[change.pid]))
             self._spaces.apply(change)
-        for pid, rows in rows_of.items():
-            resolve(pid, len(rows))
+
+    def _lookup(self, times_ns: Ints, pids: Ints, addresses: Ints) -> tuple[Ints, Ints]:
+        """(region, shift) of each address at its time."""
+        regions, shifts = np.empty(len(times_ns), np.int64), np.empty(len(times_ns), np.int64)
+        for pid, rows in groups(pids):
+            regions[rows], shifts[rows] = self._spaces.of(pid).lookup(times_ns[rows], addresses[rows])
+        regions[regions < 0] = self._regions.unknown
         return regions, shifts
 
     # ---- what is added up -----------------------------------------------------------------------------------------
 
-    def _faults(self, faults: Events, regions: Ints, offsets: Ints, phases: Ints) -> None:
-        flags = faults["arg0"]
-        major = ((flags & FaultFlag.MAJOR) != 0).astype(np.int64)
+    def _take_faults(self, faults: Events) -> None:
+        if not len(faults):
+            return
+        flags, addresses = np.ascontiguousarray(faults["arg0"]), faults["arg1"].astype(np.int64)
+        pids, phases = self._processes(np.ascontiguousarray(faults["phase"]))
+        regions, shifts = self._lookup(as_time(faults["ts_ns"]), pids, addresses)
+        major = (flags & _MAJOR) != 0
         sums = {
-            "faults_minor": 1 - major,
+            "faults_minor": ~major,
             "faults_major": major,
-            "faults_kernel": ((flags & FaultFlag.KERNEL) != 0).astype(np.int64),
+            "faults_kernel": (flags & _KERNEL) != 0,
             "fault_ns": as_time(faults["arg2"]),
             "bytes": np.full(len(faults), 1 << PAGE_SHIFT),
         }
-        self._add(regions, self._tensors_at(regions, offsets), phases, sums)
+        self._add(regions, self._tensors_at(regions, addresses - shifts), phases, sums)
 
-    def _populates(self, populates: Events, regions: Ints, offsets: Ints, phases: Ints) -> None:
+    def _populates(self, rows: Events, is_populate: npt.NDArray[np.bool_], pids: Ints, phases: Ints) -> None:
+        populates = rows.compress(is_populate)
+        addresses = _populated_addresses(rows, is_populate)
+        # what a call brings in lies in what it has mapped: after the change of the same moment
+        regions, shifts = self._lookup(as_time(populates["ts_ns"]) + 1, pids, addresses)
+        offsets = addresses - shifts
+        regions[addresses == _NO_ADDRESS] = self._regions.number(Region(_OF_CALLS))
         both = populates["arg1"]
         counts = (both & np.uint64(0xFFFFFFFF)).astype(np.int64) + (both >> np.uint64(32)).astype(np.int64)
         self._add(regions, np.full(len(regions), -1), phases, {"faults_populate": counts})
@@ -211,12 +225,14 @@ class PlaceGatherer:
             & (rows["tid"][where] == rows["tid"][what])
             & (rows["ts_ns"][where] == rows["ts_ns"][what])
         )
+        files = self._regions.model_paths
+        paired &= np.isin(rows["arg2"][where], np.array([inode for _, inode in files], np.uint64))
         parts = []
         spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
         where, what = where[paired], what[paired]
-        of_reads = zip(rows[where].tolist(), rows["arg1"][what].tolist(), phases[what].tolist(), strict=True)
+        of_reads = zip(rows.take(where).tolist(), rows["arg1"][what].tolist(), phases[what].tolist(), strict=True)
         for (_, _, _, _, _, device, place, inode), length, phase in of_reads:
-            path = self._regions.model_paths.get((device, inode))
+            path = files.get((device, inode))
             if path is not None and length < _LARGEST_READ:
                 region = self._regions.number(Region(MODEL, path))
                 offset = place & ~READ_DIRECT
@@ -236,7 +252,7 @@ class PlaceGatherer:
 
     def _tensors_at(self, regions: Ints, offsets: Ints) -> Ints:
         found = np.full(len(regions), -1)
-        for number in np.unique(regions).tolist():
+        for number in np.flatnonzero(np.bincount(regions)).tolist():
             region = self._regions.known[number]
             if region.region == MODEL and region.path is not None:
                 rows = regions == number
@@ -267,7 +283,7 @@ class PlaceGatherer:
 
 def _in_order(rows: Events) -> Events:
     if (rows["ts_ns"][1:] < rows["ts_ns"][:-1]).any():
-        return rows[np.argsort(rows["ts_ns"], kind="stable")]
+        return rows.take(np.argsort(rows["ts_ns"], kind="stable"))
     return rows
 
 
@@ -277,8 +293,10 @@ def _nothing() -> pd.DataFrame:
 
 def _populated_addresses(rows: Events, populates: npt.NDArray[np.bool_]) -> Ints:
     """Where the call lay that brought pages in: its record has the same thread and time. _NO_ADDRESS: other calls."""
-    calls = rows[np.isin(rows["kind"], _ADDRESSED)]
-    calls = calls[np.isin(calls["ts_ns"], rows["ts_ns"][populates])]
+    if not populates.any():
+        return np.empty(0, np.int64)
+    calls = rows.compress(np.isin(rows["kind"], _ADDRESSED, kind="table"))
+    calls = calls.compress(np.isin(calls["ts_ns"], rows["ts_ns"][populates]))
     places = {
         (tid, ts_ns): word & _PAGE_MASK if word & _PAGE_MASK else _NO_ADDRESS
         for tid, ts_ns, word in zip(calls["tid"].tolist(), calls["ts_ns"].tolist(), calls["arg1"].tolist(), strict=True)

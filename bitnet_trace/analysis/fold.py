@@ -42,7 +42,7 @@ _MEMORY_CALLS = {
 FULL_FLUSH = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NUMBER = {name: number for number, name in enumerate(COUNTER_FIELDS)}
 _LARGEST_SUM = float(1 << 62)
-_KEYS_AT_LEAST = 300_000
+_SIZE_AT_LEAST = 4_000_000
 
 Events = npt.NDArray[np.void]
 Amounts = npt.NDArray[np.integer[Any]]
@@ -66,23 +66,30 @@ def fold_events(events: Events | Iterable[Events], phases: pd.DataFrame) -> pd.D
     edges = PhaseEdges(phases)
     batches = [events] if isinstance(events, np.ndarray) else events
     sums: list[_Sums] = []
-    n_keys, limit = 0, _KEYS_AT_LEAST
+    size, limit = 0, _SIZE_AT_LEAST
     for batch in batches:
         edges.expect(len(batch))
         sums.append(_Fold(batch, edges).result())
-        n_keys += len(sums[-1].keys)
-        if n_keys > limit:  # so that each sum is added up a few times at most, however many batches there are
+        size += sums[-1].size
+        if size > limit:  # so that each sum is added up a few times at most, however many batches there are
             sums = [_added(sums)]
-            n_keys = len(sums[0].keys)
-            limit = 2 * n_keys + _KEYS_AT_LEAST
+            size = sums[0].size
+            limit = 2 * size + _SIZE_AT_LEAST
     return _added(sums).table()
 
 
 def from_stored(stored: pd.DataFrame) -> pd.DataFrame:
     """Counters, in the form of `fold_events`, of the deltas that the kernel kept (Recording.stored_counters)."""
     keys = stored["phase"].to_numpy(dtype=np.uint64) << _KEY_SHIFT | stored["tid"].to_numpy(dtype=np.uint64)
-    values = np.stack([as_time(stored[name].to_numpy(dtype=np.uint64)) for name in COUNTER_FIELDS])
-    return _added([_Sums(keys, values)]).table()
+    unique, place = np.unique(keys, return_inverse=True)
+    columns = {}
+    for name in COUNTER_FIELDS:
+        values = as_time(stored[name].to_numpy(dtype=np.uint64))
+        if values.any():
+            sums = np.zeros(len(unique), dtype=np.int64)
+            (np.maximum if name in MAXIMA else np.add).at(sums, place, values)
+            columns[name] = _sparse(sums)
+    return _Sums(unique, columns).table()
 
 
 def add_counters(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
@@ -92,41 +99,74 @@ def add_counters(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Counters while they are added up: `values[i, n]` is counter COUNTER_FIELDS[i] of phase << 32 | tid, `keys[n]`."""
+    """Counters while they are added up: of phase << 32 | tid, `keys` in ascending order.
+
+    `columns`: of a counter the places in `keys` where it is not 0, and its values there; most counters of most keys
+    are 0.
+    """
 
     keys: npt.NDArray[np.uint64]
-    values: npt.NDArray[np.int64]
+    columns: dict[str, tuple[Rows, npt.NDArray[np.int64]]]
 
     @staticmethod
     def of(table: pd.DataFrame) -> "_Sums":
+        """Of a table whose keys differ."""
         phase, tid = (table.index.get_level_values(name).to_numpy(dtype=np.uint64) for name in ("phase", "tid"))
-        return _Sums(phase << _KEY_SHIFT | tid, table[list(COUNTER_FIELDS)].to_numpy(dtype=np.int64).T)
+        keys = phase << _KEY_SHIFT | tid
+        order = np.argsort(keys)
+        values = {name: table[name].to_numpy(dtype=np.int64)[order] for name in COUNTER_FIELDS}
+        return _Sums(keys[order], {name: _sparse(column) for name, column in values.items() if column.any()})
+
+    @property
+    def size(self) -> int:
+        """How many numbers it consists of."""
+        return len(self.keys) + sum(len(rows) for rows, _ in self.columns.values())
 
     def table(self) -> pd.DataFrame:
-        index = pd.MultiIndex.from_arrays(
-            [(self.keys >> _KEY_SHIFT).astype(np.int64), (self.keys & _LOW_WORD).astype(np.int64)],
+        phase, tid = (self.keys >> _KEY_SHIFT).astype(np.int64), (self.keys & _LOW_WORD).astype(np.int64)
+        is_first = np.append(True, phase[1:] != phase[:-1])[: len(phase)]
+        code, tids = pd.factorize(tid, sort=True)
+        index = pd.MultiIndex(
+            levels=[phase[is_first], np.asarray(tids)],  # type: ignore[list-item]
+            codes=[np.cumsum(is_first) - 1, code],  # type: ignore[list-item]
             names=["phase", "tid"],
+            verify_integrity=False,
         )
-        return pd.DataFrame(self.values.T, index=index, columns=list(COUNTER_FIELDS), copy=False)
+        nothing = np.zeros(len(self.keys), dtype=np.int64)
+        values = dict.fromkeys(COUNTER_FIELDS, nothing)  # one array for all that are 0 everywhere
+        for name, (rows, amounts) in self.columns.items():
+            values[name] = np.zeros(len(self.keys), dtype=np.int64)
+            values[name][rows] = amounts
+        return pd.DataFrame(values, index=index, copy=False)
 
 
 def _added(sums: list[_Sums]) -> _Sums:
-    """One of each key, in ascending order."""
-    if not sums:
-        return _Sums.of(no_counters())
-    keys = np.concatenate([one.keys for one in sums])
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    is_first = np.append(True, keys[1:] != keys[:-1])[: len(keys)]
-    place = np.cumsum(is_first) - 1
-    first, again = order[is_first], order[~is_first]
-    values = np.zeros((len(COUNTER_FIELDS), len(first)), dtype=np.int64)
-    for number, name in enumerate(COUNTER_FIELDS):  # one after the other: memory for one is enough
-        column = np.concatenate([one.values[number] for one in sums])
-        if column.any():
-            np.take(column, first, out=values[number], mode="clip")  # "raise" copies once more
-            (np.maximum if name in MAXIMA else np.add).at(values[number], place[~is_first], column[again])
-    return _Sums(keys[is_first], values)
+    if len(sums) == 1:
+        return sums[0]
+    keys = _different([one.keys for one in sums])
+    places = [np.searchsorted(keys, one.keys) for one in sums]
+    columns = {}
+    for name in COUNTER_FIELDS:  # one after the other: memory for one is enough
+        parts = [(place, *one.columns[name]) for place, one in zip(places, sums, strict=True) if name in one.columns]
+        if parts:
+            values = np.zeros(len(keys), dtype=np.int64)
+            for place, rows, amounts in parts:
+                at = place[rows]  # each once
+                values[at] = np.maximum(values[at], amounts) if name in MAXIMA else values[at] + amounts
+            columns[name] = _sparse(values)
+    return _Sums(keys, columns)
+
+
+def _different(keys: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
+    """The different ones, in ascending order: nearly in order already, for which this sort is made."""
+    every = np.sort(np.concatenate([np.empty(0, np.uint64), *keys]), kind="stable")
+    different: npt.NDArray[np.uint64] = every[np.append(True, every[1:] != every[:-1])[: len(every)]]
+    return different
+
+
+def _sparse(values: npt.NDArray[np.int64]) -> tuple[Rows, npt.NDArray[np.int64]]:
+    rows = np.flatnonzero(values)
+    return rows, values[rows]
 
 
 class _Fold:
@@ -171,15 +211,17 @@ class _Fold:
         return self._gathered()
 
     def _gathered(self) -> _Sums:
-        keys = np.unique(np.concatenate([self._keys, *(keys for _, keys, _ in self._moved)]))
-        place = np.searchsorted(keys, self._keys)
-        values = np.zeros((len(COUNTER_FIELDS), len(keys)), dtype=np.int64)
-        for name, sums in self._sums.items():
-            values[_NUMBER[name], place] = to_int(sums)
+        unique = _different([self._keys, *(keys for _, keys, _ in self._moved)])
+        sums = {name: np.zeros(len(unique), np.int64) for name in [*self._sums, *(name for name, _, _ in self._moved)]}
+        place = np.searchsorted(unique, self._keys)
+        for name, own in self._sums.items():
+            sums[name][place] = to_int(own)
         for name, moved_keys, amounts in self._moved:
-            values[_NUMBER[name], np.searchsorted(keys, moved_keys)] += to_int(amounts)
-        some = values.any(axis=0)
-        return _Sums(keys[some], values[:, some])
+            sums[name][np.searchsorted(unique, moved_keys)] += to_int(amounts)
+        some = np.zeros(len(unique), dtype=bool)
+        for values in sums.values():
+            some |= values != 0
+        return _Sums(unique[some], {name: _sparse(values[some]) for name, values in sums.items()})
 
     def _counted(self, rows: Rows) -> Rows:
         """Those of `rows` that are events themselves and not only a duration of one that was counted already."""

@@ -34,14 +34,16 @@ class FileReads:
         if not self._models:
             return
         kinds = batch["kind"]
-        rows = batch[((kinds == Kind.READ) & (batch["arg0"] < DURATION_ONLY)) | (kinds == Kind.FILE_READ)]
-        rows = rows[np.argsort(rows["tid"], kind="stable")]
+        is_read = (kinds == Kind.READ) & (batch["arg0"] < DURATION_ONLY)
+        rows = batch.compress(is_read | (kinds == Kind.FILE_READ))
+        rows = rows.take(np.argsort(rows["tid"], kind="stable"))
         where, what = rows[:-1], rows[1:]
         paired = (where["kind"] == Kind.FILE_READ) & (what["kind"] == Kind.READ) & (where["ts_ns"] == what["ts_ns"])
         paired &= where["tid"] == what["tid"]
+        paired &= np.isin(where["arg2"], np.array([inode for _, inode in self._models], np.uint64))
         keys = zip(where["arg0"][paired].tolist(), where["arg2"][paired].tolist(), strict=True)
         own = np.array([key in self._models for key in keys], dtype=bool)
-        where, what = where[paired][own], what[paired][own]
+        where, what = where.compress(paired).compress(own), what.compress(paired).compress(own)
         sizes = np.minimum(as_time(what["arg1"]), _LARGEST_READ)
         self.calls += len(what)
         self._sizes.add(sizes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
     ordered = phases.sort_values(["begin_ns", "id"], kind="stable").reset_index(drop=True)
     names = np.full(len(ordered), UNKNOWN, dtype=object)
     tokens: list[int | None] = [None] * len(ordered)
-    rows = [_Phase.of(*values) for values in zip(*(ordered[column].tolist() for column in _ROW), strict=True)]
+    rows = _rows(ordered)
     for _, positions in groups(ordered["pid"].to_numpy(dtype=np.int64)):
         own = [rows[position] for position in positions]
         for position, name, token in zip(positions, *_names_of_process(own), strict=True):
@@ -41,28 +41,14 @@ def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
 def groups(values: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
     """Each different value, in ascending order, with its positions: one sort, however many there are."""
     order = np.argsort(values, kind="stable")
-    unique, first = np.unique(values[order], return_index=True)
+    in_order = values[order]
+    first = np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1])[: len(order)])
     edges = np.append(first, len(order)).tolist()
-    for value, begin, end in zip(unique.tolist(), edges, edges[1:], strict=False):
+    for value, begin, end in zip(in_order[first].tolist(), edges, edges[1:], strict=False):
         yield value, order[begin:end]
 
 
-_ROW = (
-    "role",
-    "context",
-    "begin_ns",
-    "end_ns",
-    "end_kind",
-    "n_tokens",
-    "n_sampled",
-    "n_logits",
-    "warmup",
-    "before_reset",
-)
-
-
-@dataclass(frozen=True)
-class _Phase:
+class _Phase(NamedTuple):
     role: str
     context: int
     dur_ns: int | None
@@ -71,34 +57,19 @@ class _Phase:
     n_marks: int
     is_warmup: bool
 
-    @staticmethod
-    def of(
-        role: Any,
-        context: Any,
-        begin_ns: Any,
-        end_ns: Any,
-        end_kind: Any,
-        n_tokens: Any,
-        n_sampled: Any,
-        n_logits: Any,
-        warmup: Any,
-        before_reset: Any,
-    ) -> "_Phase":
-        """Of the values of the columns _ROW."""
-        end = _int(end_ns)
-        return _Phase(
-            role=str(role),
-            context=_int(context) or 0,
-            dur_ns=None if end is None else end - int(begin_ns),
-            exited=_int(end_kind) == PhaseEnd.EXIT,
-            n_tokens=_int(n_tokens),
-            n_marks=int(n_sampled) + int(n_logits),
-            is_warmup=bool(warmup) or bool(before_reset),
-        )
 
-
-def _int(value: Any) -> int | None:
-    return None if value is None or pd.isna(value) else int(value)
+def _rows(phases: pd.DataFrame) -> list[_Phase]:
+    columns = (
+        phases["role"],
+        phases["context"].fillna(0),
+        phases["end_ns"] - phases["begin_ns"],
+        (phases["end_kind"] == int(PhaseEnd.EXIT)).fillna(False),
+        phases["n_tokens"],
+        phases["n_sampled"] + phases["n_logits"],
+        phases["warmup"].astype(bool) | phases["before_reset"].astype(bool),
+    )
+    values = (column.astype(object).where(column.notna(), None).tolist() for column in columns)
+    return [_Phase(*row) for row in zip(*values, strict=True)]
 
 
 def _names_of_process(rows: list[_Phase]) -> tuple[list[str], list[int | None]]:

@@ -17,6 +17,9 @@ MODEL = "model"
 PAGE_SHIFT = 12
 _DETAIL_MASK = 0xFFF
 _LARGEST_ADDRESS = 1 << 47
+_LATEST_NS = 1 << 62
+_MREMAP, _MREMAP_FROM, _MUNMAP = int(Kind.MREMAP), int(Kind.MREMAP_FROM), int(Kind.MUNMAP)
+_MMAP, _BRK, _MADVISE = int(Kind.MMAP), int(Kind.BRK), int(Kind.MADVISE)
 _STACK_BYTES = 8 << 20  # it grows downwards, up to this by default
 _ARENA_BYTES = 128 << 20  # glibc's malloc reserves this for the heap of a thread (HEAP_MAX_SIZE, twice)
 # An engine's buffer is a mapping of its own from the size on at which malloc makes one, and is told by its size:
@@ -25,7 +28,11 @@ _LEAST_BUFFER, _BUFFER_HEAD, _BUFFER_ROUNDING = 1 << 18, 2200, 5243 + 2200
 _LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$")
 _OF_LIBRARIES = ("code", "library data")
 _KERNELS_OWN = re.compile(r"\[(?:vdso|vvar|vvar_vclock|vsyscall|uprobes)\]")
-_ACCESS = MemoryDetail.READ | MemoryDetail.WRITE | MemoryDetail.EXEC
+# plain numbers: there are many calls
+_ACCESS = int(MemoryDetail.READ | MemoryDetail.WRITE | MemoryDetail.EXEC)
+_HUGETLB, _STACK, _SHARED = int(MemoryDetail.HUGETLB), int(MemoryDetail.STACK), int(MemoryDetail.SHARED)
+_EXEC, _FAILED = int(MemoryDetail.EXEC), int(MemoryDetail.FAILED)
+_ANONYMOUS, _FIXED = int(MemoryDetail.ANONYMOUS), int(MemoryDetail.FIXED)
 
 Events = npt.NDArray[np.void]
 FileKey = tuple[int, int]
@@ -58,12 +65,13 @@ class Regions:
             if isinstance(size, int) and size >= _LEAST_BUFFER
         ]
         self.known: list[Region] = []
+        self._of_calls: dict[tuple[int, int, str], int] = {}  # what `anonymous` has said before
         self._numbers: dict[Region, int] = {}
         self.unknown = self.number(Region(UNKNOWN))
         self.model_paths: dict[FileKey, str] = {}
         for device, inode, path in _rows(tensors.drop_duplicates(["device", "inode"]), "device", "inode", "path"):
             self.model_paths[device, inode] = path
-        executable = areas[(areas["protection"].to_numpy(np.int64) & MemoryDetail.EXEC) != 0]
+        executable = areas[(areas["protection"].to_numpy(np.int64) & _EXEC) != 0]
         self._libraries = {(device, inode) for device, inode in _rows(executable, "device", "inode") if inode}
         self._mapped = {
             (pid, ts_ns): (offset, (device, inode), path)
@@ -84,8 +92,8 @@ class Regions:
             return self.number(Region(MODEL, self.model_paths[key]))
         if path is not None and path.endswith(".gguf"):
             return self.number(Region(MODEL, path))
-        if key in self._libraries or protection & MemoryDetail.EXEC or _LIBRARY.search(path or ""):
-            return self.number(Region("code" if protection & MemoryDetail.EXEC else "library data", path))
+        if key in self._libraries or protection & _EXEC or _LIBRARY.search(path or ""):
+            return self.number(Region("code" if protection & _EXEC else "library data", path))
         return self.number(Region("file", path))
 
     def mapped_file(self, pid: int, begin_ns: int) -> tuple[int, FileKey, str | None] | None:
@@ -94,20 +102,27 @@ class Regions:
 
     def anonymous(self, detail: int, length: int, phase: str) -> int:
         """Memory of no file, mapped by a call in a phase of that name."""
-        if detail & MemoryDetail.HUGETLB:
-            return self.number(Region("hugetlb memory"))
-        if detail & MemoryDetail.STACK:
-            return self.number(Region("thread stack"))
-        if detail & MemoryDetail.SHARED:
-            return self.number(Region("shared memory"))
+        key = detail, length, phase
+        found = self._of_calls.get(key)
+        if found is None:
+            found = self._of_calls[key] = self.number(self._anonymous(*key))
+        return found
+
+    def _anonymous(self, detail: int, length: int, phase: str) -> Region:
+        if detail & _HUGETLB:
+            return Region("hugetlb memory")
+        if detail & _STACK:
+            return Region("thread stack")
+        if detail & _SHARED:
+            return Region("shared memory")
         if length == _ARENA_BYTES and not detail & _ACCESS:
-            return self.number(Region("heap of a thread"))
+            return Region("heap of a thread")
         far, what = min(
             ((abs(length - size - _BUFFER_HEAD), what) for what, size in self._buffers), default=(length, "")
         )
         if far <= _BUFFER_ROUNDING:
-            return self.number(Region(what))
-        return self.number(Region(f"anonymous, mapped in {phase}"))
+            return Region(what)
+        return Region(f"anonymous, mapped in {phase}")
 
 
 class Spaces:
@@ -128,10 +143,19 @@ class Spaces:
         return space
 
     def apply(self, change: Change) -> None:
-        getattr(self, change.how)(change.pid, *change.arguments)
+        ts_ns, pid, how, arguments = change
+        space = self.of(pid)
+        if space.now_ns < ts_ns:
+            space.now_ns = ts_ns if ts_ns < _LATEST_NS else _LATEST_NS
+        getattr(self, how)(pid, *arguments)
+
+    def forget_past(self) -> None:
+        """No time before now will be looked up."""
+        for space in self._spaces.values():
+            space.forget_past()
 
     def fork(self, pid: int, parent: int) -> None:
-        self._spaces[pid] = self.of(parent).copy()
+        self.of(pid).take_over(self.of(parent))
         if parent in self._breaks:
             self._breaks[pid] = self._breaks[parent]
 
@@ -235,24 +259,24 @@ def event_changes(regions: Regions, calls: Events, pids: list[int], phases: list
     for (ts_ns, tid, _, kind, _, pages, word, duration), pid, phase in zip(calls.tolist(), pids, phases, strict=True):
         detail, begin = word & _DETAIL_MASK, word & ~_DETAIL_MASK
         end = begin + (pages << PAGE_SHIFT)
-        if detail & MemoryDetail.FAILED or pages >= DURATION_ONLY or end > _LARGEST_ADDRESS:
+        if detail & _FAILED or pages >= DURATION_ONLY or end > _LARGEST_ADDRESS:
             continue
-        if kind == Kind.MREMAP_FROM:
+        if kind == _MREMAP_FROM:
             moved_from[tid] = begin, end
-        elif kind == Kind.MREMAP:
+        elif kind == _MREMAP:
             if tid in moved_from:
                 yield Change(ts_ns, pid, "move", (*moved_from.pop(tid), begin, end))
-        elif kind == Kind.MUNMAP:
+        elif kind == _MUNMAP:
             yield Change(ts_ns - duration, pid, "remove", (begin, end))
-        elif kind == Kind.MADVISE:
+        elif kind == _MADVISE:
             yield Change(ts_ns, pid, "note_advice", (detail, begin, end))
-        elif kind == Kind.BRK:
+        elif kind == _BRK:
             yield Change(ts_ns, pid, "set_break", (begin,))
-        elif kind == Kind.MMAP and detail & MemoryDetail.ANONYMOUS:
+        elif kind == _MMAP and detail & _ANONYMOUS:
             region = regions.anonymous(detail, end - begin, phase)
-            how = "put_over" if detail & MemoryDetail.FIXED else "put"
+            how = "put_over" if detail & _FIXED else "put"
             yield Change(ts_ns, pid, how, (begin, end, region) if how == "put_over" else (begin, end, region, 0))
-        elif kind == Kind.MMAP:
+        elif kind == _MMAP:
             mapped = regions.mapped_file(pid, ts_ns - duration)
             if mapped is None:
                 yield Change(ts_ns, pid, "put", (begin, end, regions.number(Region("file")), 0))

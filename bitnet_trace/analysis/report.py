@@ -119,10 +119,11 @@ def build_report(recording: Recording) -> Report:
     state = health(meta, recording.n_events, recording.complete, recording.warnings)
     blind = unattached(state["probes"])
     numbers = summary(phases)
-    compared = taskstats.compare(recording.taskstats, counters, phases, recording.threads, blind)
-    total = tables.without_unattached(tables.total(counters), COUNTERS, blind)
+    few = tables.condensed(counters, phases)
+    compared = taskstats.compare(recording.taskstats, few, phases, recording.threads, blind)
+    total = tables.without_unattached(tables.total(few), COUNTERS, blind)
     names = ThreadNames(recording.threads, meta.get("neighbours", {}))
-    by_thread = tables.without_unattached(tables.by_thread(counters, phases, recording.threads), COUNTERS, blind)
+    by_thread = tables.without_unattached(tables.by_thread(few, phases, recording.threads), COUNTERS, blind)
     sampled = profile(recording, phases, frames, wait_stacks)
     timed = phases if by_thread["cpu_ns"].notna().all() else phases[:0]
     calls = token_time(counters, timed, by_thread, sampled)
@@ -133,7 +134,7 @@ def build_report(recording: Recording) -> Report:
         summary=numbers,
         timings=compare_timings(meta.get("timings_reported", []), phases),
         phases=phases,
-        by_phase=tables.without_unattached(tables.by_phase(counters, phases), COUNTERS, blind),
+        by_phase=tables.without_unattached(tables.by_phase(few, phases), COUNTERS, blind),
         total=total,
         by_thread=by_thread,
         tokens=tables.without_unattached(tables.tokens(counters, phases), TOKENS, blind),

@@ -40,6 +40,21 @@ def with_durations(phases: pd.DataFrame, start_ns: int, end_ns: int) -> pd.DataF
     )
 
 
+def condensed(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
+    """`counters` with those of all phases of one name and process added up in one of them.
+
+    Sums by name, process and thread are the same of it as of all counters, of which there may be millions.
+    """
+    known = phases.drop_duplicates("id", keep="last")
+    first = known.groupby(["name", "pid"], sort=False)["id"].transform("first").to_numpy(dtype=np.int64)
+    index = counters.index
+    assert isinstance(index, pd.MultiIndex)
+    own = index.levels[0].to_numpy(dtype=np.int64)
+    place = pd.Index(known["id"].to_numpy(dtype=np.int64)).get_indexer(pd.Index(own))
+    chosen = np.where(place >= 0, np.append(first, -1)[place], own)[index.codes[0]]
+    return _sums_by(counters, pd.DataFrame({"phase": chosen, "tid": index.get_level_values("tid")}))
+
+
 def engine_pids(phases: pd.DataFrame) -> set[int]:
     """Processes that called the engine; all of them when none did."""
     callers = phases.loc[phases["role"].isin(CALL_ROLES), "pid"]
@@ -53,7 +68,7 @@ def by_phase(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
     `phases` needs `dur_ns` (with_durations).
     """
     located = _located(counters, phases)
-    public = public_counters(_sums_by(located, ["name"]))
+    public = public_counters(_sums_by(counters, located[["name"]]))
     public.index = public.index.astype("string")
     of_engine = phases[phases["pid"].isin(engine_pids(phases))]
     spans = of_engine.groupby("name")["dur_ns"].agg(["size", "sum"])
@@ -69,7 +84,8 @@ def by_phase(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
 
 def total(counters: pd.DataFrame) -> pd.DataFrame:
     """One row: columns.COUNTERS over everything that was recorded."""
-    return public_counters(_sums_by(counters.assign(all=0), ["all"]).reindex([0], fill_value=0)).reset_index(drop=True)
+    together = pd.DataFrame({"all": np.zeros(len(counters), np.int64)})
+    return public_counters(_sums_by(counters, together).reindex([0], fill_value=0)).reset_index(drop=True)
 
 
 def by_thread(counters: pd.DataFrame, phases: pd.DataFrame, threads: pd.DataFrame) -> pd.DataFrame:
@@ -80,7 +96,7 @@ def by_thread(counters: pd.DataFrame, phases: pd.DataFrame, threads: pd.DataFram
     for its requests) or "other".
     """
     located = _located(counters, phases)
-    sums = _sums_by(located, ["pid", "tid"])
+    sums = _sums_by(counters, located[["pid", "tid"]])
     public = public_counters(sums)
     public["rss_peak_bytes"] = pd.array([pd.NA] * len(public), dtype="Int64")
     keys = _pairs(sums.index.get_level_values("pid"), sums.index.get_level_values("tid"))
@@ -89,7 +105,9 @@ def by_thread(counters: pd.DataFrame, phases: pd.DataFrame, threads: pd.DataFram
         "pid": pd.array([pid for pid, _ in keys], dtype="Int64"),
         "tid": pd.array([tid for _, tid in keys], dtype="Int64"),
         "comm": pd.array([comms.get(key) for key in keys], dtype="string"),
-        "role": pd.array(_roles(located, phases, keys, comms), dtype="string"),
+        "role": pd.array(
+            _roles(located.assign(cpu_ns=counters["cpu_ns"].to_numpy()), phases, keys, comms), dtype="string"
+        ),
     }
     table = pd.concat([pd.DataFrame(who, index=public.index), public], axis=1)
     return table.sort_values("cpu_ns", ascending=False, kind="stable").reset_index(drop=True)
@@ -97,7 +115,7 @@ def by_thread(counters: pd.DataFrame, phases: pd.DataFrame, threads: pd.DataFram
 
 def thread_sums(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
     """layout.COUNTER_FIELDS summed by thread: index (pid, tid)."""
-    return _sums_by(_located(counters, phases), ["pid", "tid"])
+    return _sums_by(counters, _located(counters, phases)[["pid", "tid"]])
 
 
 def tokens(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
@@ -155,25 +173,28 @@ def without_unattached(table: pd.DataFrame, columns: Iterable[Column], unattache
 
 
 def _located(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
-    """Counters as a flat table with the `name` and `pid` of each row's phase (UNKNOWN and -1 without one)."""
-    flat = counters.reset_index()
+    """Of each row of counters its `tid`, and the `name` and `pid` of its phase (UNKNOWN and -1 without one)."""
     known = phases.drop_duplicates("id", keep="last")
-    place = pd.Index(known["id"].to_numpy(dtype=np.int64)).get_indexer(pd.Index(flat["phase"]))
+    ids = pd.Index(counters.index.get_level_values("phase"))
+    place = pd.Index(known["id"].to_numpy(dtype=np.int64)).get_indexer(ids)
     # what is not found has place -1: the last
     named = pd.Categorical(known["name"], categories=[*PHASE_NAMES, UNKNOWN])
     codes = np.append(named.codes, len(PHASE_NAMES))
     pids = np.append(known["pid"].to_numpy(dtype=np.int64), -1)
-    return flat.assign(name=pd.Categorical.from_codes(codes[place], dtype=named.dtype), pid=pids[place])
+    names = pd.Categorical.from_codes(codes[place], dtype=named.dtype)
+    tids = counters.index.get_level_values("tid").to_numpy(dtype=np.int64)
+    return pd.DataFrame({"name": names, "pid": pids[place], "tid": tids})
 
 
-def _sums_by(flat: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Sums and maxima of all counters by `keys`, which are its index; sums are below 2^53, as those of the fold."""
-    groups = flat.groupby(keys, observed=True)
+def _sums_by(counters: pd.DataFrame, keys: pd.DataFrame) -> pd.DataFrame:
+    """Sums and maxima of all counters by `keys`, which has a row for each of theirs; sums are below 2^53, as those of
+    the fold. The columns of `keys` are the index."""
+    groups = keys.groupby(list(keys.columns), observed=True)
     index = groups.size().index
     group = groups.ngroup().to_numpy()
     columns = {}
     for name in COUNTER_FIELDS:
-        values = flat[name].to_numpy(dtype=np.int64)
+        values = counters[name].to_numpy(dtype=np.int64)
         sums = np.zeros(len(index), dtype=np.int64)
         if name in MAXIMA:
             np.maximum.at(sums, group, values)

@@ -1,14 +1,12 @@
 """`bitnet-trace compare`: which differences between recordings are real."""
 
-import os
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from bitnet_trace.commands.files import refuse_existing, write_new
+from bitnet_trace.commands.files import in_color, put_out, refuse_existing, with_output
 
 _BREAK = "\0--"
 
@@ -22,18 +20,7 @@ class GroupedCommand(click.Command):
 
 @click.command(cls=GroupedCommand, short_help="Which differences between recordings are real.")
 @click.argument("recordings", metavar="REC... [-- REC...]...", nargs=-1, required=True)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "markdown", "html", "json"]),
-    default="text",
-    show_default=True,
-    help="As of report.",
-)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file, not standard output."
-)
-@click.option("--force", is_flag=True, help="Replace the file of -o if it exists.")
+@with_output("text", "markdown", "html", "json", explained="As of report.")
 def compare(recordings: tuple[str, ...], form: str, output: Path | None, force: bool) -> None:
     """Compare recordings, or groups of repeated ones, with the first.
 
@@ -50,12 +37,7 @@ def compare(recordings: tuple[str, ...], form: str, output: Path | None, force: 
     if len(groups) < 2:
         raise click.UsageError("at least two recordings, or two groups parted by --")
     refuse_existing(output, force)
-    text = _rendered(groups, form, to_terminal=output is None and sys.stdout.isatty())
-    if output is None:
-        encoding = sys.stdout.encoding or "utf-8"
-        click.echo(text.encode(encoding, "replace").decode(encoding), nl=False)
-    else:
-        write_new(output, text, force)
+    put_out(_rendered(groups, form, in_color(output)), output, force)
 
 
 def grouped(recordings: Sequence[str]) -> list[list[Path]]:
@@ -82,7 +64,7 @@ def group_names(groups: Sequence[Sequence[Path]]) -> list[str]:
     return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
 
 
-def _rendered(paths: list[list[Path]], form: str, to_terminal: bool) -> str:
+def _rendered(paths: list[list[Path]], form: str, color: bool) -> str:
     from bitnet_trace.analysis.compare import Group, compare
     from bitnet_trace.analysis.metrics import metrics
     from bitnet_trace.analysis.report import build_report
@@ -101,5 +83,4 @@ def _rendered(paths: list[list[Path]], form: str, to_terminal: bool) -> str:
         return markdown.render_sections("bitnet-trace compare", parts)
     if form == "html":
         return html.render_sections("bitnet-trace compare", parts)
-    color = to_terminal and not os.environ.get("NO_COLOR")
     return text.render_sections("bitnet-trace compare", parts, shutil.get_terminal_size().columns, color)

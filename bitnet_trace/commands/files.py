@@ -1,10 +1,49 @@
-"""Files that commands write with -o."""
+"""What commands put out: to the terminal, or to a file that -o names."""
 
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
+
+import click
 
 from bitnet_trace.errors import TraceError
+
+
+def with_output(*forms: str, explained: str | None = None) -> Callable[[Any], Any]:
+    """Gives a command the options --format (parameter `form`, the first of `forms` by default), -o and --force."""
+    options = [
+        click.option("--format", "form", type=click.Choice(forms), default=forms[0], show_default=True, help=explained),
+        click.option(
+            "-o",
+            "--output",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Write to this file instead of standard output.",
+        ),
+        click.option("--force", is_flag=True, help="Replace the file of -o if it exists."),
+    ]
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def in_color(output: Path | None) -> bool:
+    """Whether text may be coloured. https://no-color.org: not where NO_COLOR is set and not empty."""
+    return output is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def put_out(text: str, output: Path | None, force: bool) -> None:
+    """Prints `text`, with ? for what the terminal's encoding lacks, or writes it to a new file."""
+    if output is None:
+        encoding = sys.stdout.encoding or "utf-8"
+        click.echo(text.encode(encoding, "replace").decode(encoding), nl=False)
+    else:
+        write_new(output, text, force)
 
 
 def refuse_existing(path: Path | None, force: bool) -> None:

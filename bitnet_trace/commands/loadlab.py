@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitnet_trace.commands.files import put_out, refuse_existing, with_output
 from bitnet_trace.errors import TraceError
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ Examples:
     metavar="KIB", help="How much one read asks for.",
 )  # fmt: skip
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the random order.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
-@click.option("--force", is_flag=True, help="Replace the file when it exists.")
+@with_output("text", "json")
 def loadlab(
     model: Path,
     state: str,
@@ -64,8 +63,7 @@ def loadlab(
     unknown = [way for way in ways if way not in WAYS]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is none of: {'; '.join(WAYS)}", param_hint="--way")
-    if output is not None and output.exists() and not force:
-        raise TraceError(f"{output} exists already", "choose another name with -o, or replace it with --force")
+    refuse_existing(output, force)
     path = str(model)
     user = calling_user(os.environ, as_root=False) if os.geteuid() == 0 else None
     size_bytes = trials.model_size(path)
@@ -81,10 +79,7 @@ def loadlab(
             click.echo(f"\r{len(done)} of {len(planned)} trials", err=True, nl=len(done) == len(planned))
     found = compare.table(done, size_bytes)
     text = _as_json(task, found, done) if form == "json" else _as_text(task, found)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        output.write_text(text)
+    put_out(text, output, force)
     checksums = {int(one) for one in found["checksum"].dropna()}
     if len(checksums) > 1:
         raise TraceError(

@@ -1,10 +1,23 @@
 """Bounds of time and memory for what is given damaged files."""
 
+import os
 import resource
 import signal
 import time
 from pathlib import Path
 
+from hypothesis import HealthCheck, Phase, settings
+
+# 0: a number of cases that fits into all tests, the same ones each time
+CASES = int(os.environ.get("BITNET_TRACE_DAMAGE_CASES", "0"))
+damages = settings(
+    max_examples=CASES or 150,
+    derandomize=not CASES,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 DEADLINE_S = 10
 PEAK_LIMIT_BYTES = 1 << 30
 FRESH_BYTES = 140 << 20  # of a process that has only read the command; this one has the tests too

@@ -11,17 +11,14 @@ import traceback
 from pathlib import Path
 
 import pytest
-from bounded import DEADLINE_S, PEAK_LIMIT_BYTES, Bounded, TooLong
+from bounded import DEADLINE_S, PEAK_LIMIT_BYTES, Bounded, TooLong, damages
 from click.testing import CliRunner
 from damage import Case, damaged
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from traces import put, write_inference
 
 from bitnet_trace.cli import cli
-
-CASES = int(os.environ.get("BITNET_TRACE_DAMAGE_CASES", "0"))
-
 
 worst = {"cases": 0, "seconds": 0.0, "peak_bytes": 0, "refused": 0, "partial": 0, "whole": 0}
 
@@ -70,14 +67,7 @@ def test_damaged_recordings(recordings, tmp_path_factory):
     failures = {}
 
     @given(case=damaged(recordings), form=st.sampled_from(["json", "json", "text", "markdown"]))
-    @settings(
-        max_examples=CASES or 150,
-        derandomize=not CASES,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @damages
     def check(case, form):
         worst["cases"] += 1
         if worst["cases"] % 200 == 0:

@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from bounded import DEADLINE_S, PEAK_LIMIT_BYTES, Bounded, TooLong
+from bounded import DEADLINE_S, PEAK_LIMIT_BYTES, Bounded, TooLong, damages
 from compiled import PROGRAMS
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_trace.engines.inventory import inventory
@@ -23,7 +23,6 @@ from bitnet_trace.engines.resolve import resolve
 from bitnet_trace.engines.symbolize import symbolize
 from bitnet_trace.errors import TraceError
 
-CASES = int(os.environ.get("BITNET_TRACE_DAMAGE_CASES", "0"))
 BUILDS = {
     "gcc": ["g++", "-O2", "-g", "-rdynamic"],
     "library": ["g++", "-O2", "-g", "-shared", "-fPIC", "-gdwarf-4"],
@@ -117,14 +116,7 @@ def test_damaged_files(files, tmp_path_factory):
         assert look_at(path) is None
 
     @given(case=damaged(files))
-    @settings(
-        max_examples=CASES or 150,
-        derandomize=not CASES,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @damages
     def check(case):
         done, data = case
         path.write_bytes(data)

@@ -30,11 +30,17 @@ place = st.integers(0, 40)
 steps = st.lists(st.tuples(st.sampled_from(["put", "fill", "remove", "move"]), place, place, place), max_size=40)
 
 
+NOWHERE = (-1, 0)
+
+
 @given(steps)
-def test_an_address_space_is_its_pages(made):
+def test_an_address_space_is_its_pages_at_every_time(made):
     space, pages = AddressSpace(), {}
+    history = []
     for number, (how, begin, length, to) in enumerate(made):
         end = begin + length
+        history.append(dict(pages))
+        space.now_ns = 10 * (number + 1)
         if how == "put":
             space.put(begin, end, number, number)
             pages.update(dict.fromkeys(range(begin, end), (number, number)))
@@ -55,9 +61,30 @@ def test_an_address_space_is_its_pages(made):
             if last is not None:  # it was made as long as was asked for
                 moved.update(dict.fromkeys(range(last, to + length), moved[last]))
             pages.update(moved)
-    found = space.lookup(np.arange(100))
-    assert list(zip(*(one.tolist() for one in found), strict=True)) == [pages.get(page, (-1, 0)) for page in range(100)]
-    assert [space.at(page) for page in range(100)] == [pages.get(page, (-1, 0)) for page in range(100)]
+    history.append(pages)
+    assert [space.at(page) for page in range(100)] == [pages.get(page, NOWHERE) for page in range(100)]
+    times_ns, places = (axis.ravel() for axis in np.meshgrid(np.arange(0, 10 * len(history), 5), np.arange(100)))
+    shuffled = np.random.default_rng(1).permutation(len(places))
+    times_ns, places = times_ns[shuffled], places[shuffled]
+    regions, shifts = space.lookup(times_ns, places)
+    wanted = [history[at // 10].get(page, NOWHERE) for at, page in zip(times_ns.tolist(), places.tolist(), strict=True)]
+    assert list(zip(regions.tolist(), shifts.tolist(), strict=True)) == wanted
+    space.forget_past()
+    now = np.full(100, 10 * len(history))
+    assert space.lookup(now, np.arange(100))[0].tolist() == [pages.get(page, NOWHERE)[0] for page in range(100)]
+
+
+def test_a_place_that_is_mapped_again_and_again_is_found_at_each_time():
+    space, rounds = AddressSpace(), 3000
+    for number in range(rounds):
+        space.now_ns = 10 * number
+        space.put(0, 1000, number)
+    rng = np.random.default_rng(2)
+    times_ns, places = rng.integers(0, 10 * rounds, 20_000), rng.integers(0, 1100, 20_000)
+    begun_s = time.process_time()
+    regions, _ = space.lookup(times_ns, places)
+    assert time.process_time() - begun_s < 2
+    assert regions.tolist() == np.where(places < 1000, times_ns // 10, -1).tolist()
 
 
 # ---- recordings ---------------------------------------------------------------------------------------------------------
