@@ -23,7 +23,7 @@ def frames(*symbols):
 
 
 @pytest.mark.parametrize(
-    "symbols, functions",
+    ("symbols", "functions"),
     [
         ([("/usr/lib/libggml.so", "ggml_barrier"), (None, None)], ["ggml_barrier", None]),
         ([(None, None), (None, None)], [None, None]),
