@@ -94,15 +94,15 @@ def gather(root: Path = Path("/")) -> Host:
     thp = sys_ / "kernel/mm/transparent_hugepage"
     pmus = sys_ / "bus/event_source/devices"
     sysctl = proc / "sys/kernel"
-    nodes = _cpu_list(_text(sys_ / "devices/system/node/online"))
+    nodes = cpu_list(_text(sys_ / "devices/system/node/online"))
     return Host(
         name=_text(sysctl / "hostname"),
         kernel=_text(sysctl / "osrelease"),
         distribution=_os_release(root / "etc/os-release"),
         cpu_model=_match(r"^model name\s*: (.*)$", cpuinfo),
         hypervisor=(" hypervisor" in (_match(r"^flags\s*:(.*)$", cpuinfo) or "")) if cpuinfo else None,
-        cpus_online=_cpu_list(_text(sys_ / "devices/system/cpu/online")),
-        cpus_allowed=_cpu_list(status.get("Cpus_allowed_list")),
+        cpus_online=cpu_list(_text(sys_ / "devices/system/cpu/online")),
+        cpus_allowed=cpu_list(status.get("Cpus_allowed_list")),
         core_types=_core_types(sys_ / "devices"),
         smt=_flag(_text(sys_ / "devices/system/cpu/smt/active")),
         numa_nodes=len(nodes) if nodes else None,
@@ -208,7 +208,7 @@ def _kib(text: str | None) -> int | None:
     return None if number is None else number * 1024
 
 
-def _cpu_list(text: str | None) -> tuple[int, ...] | None:
+def cpu_list(text: str | None) -> tuple[int, ...] | None:
     """`0-3,8` as numbers (the kernel's cpulist format)."""
     if not text:
         return None
@@ -230,7 +230,7 @@ def _os_release(path: Path) -> str | None:
 
 
 def _core_types(devices: Path) -> dict[str, tuple[int, ...]] | None:
-    kinds = {kind: _cpu_list(_text(devices / f"cpu_{kind}" / "cpus")) for kind in ("core", "atom", "lowpower")}
+    kinds = {kind: cpu_list(_text(devices / f"cpu_{kind}" / "cpus")) for kind in ("core", "atom", "lowpower")}
     found = {kind: cpus for kind, cpus in kinds.items() if cpus}
     return found or None
 

@@ -22,7 +22,8 @@ from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
 from bitnet_trace.analysis.load_path import FileReads, load_path
 from bitnet_trace.analysis.names import ThreadNames
-from bitnet_trace.analysis.phases import name_phases
+from bitnet_trace.analysis.perf_counters import PerfCounters, perf_counters
+from bitnet_trace.analysis.phases import PHASE_NAMES, name_phases
 from bitnet_trace.analysis.preemption import Preemptions
 from bitnet_trace.analysis.profile import Profile, frames_of, profile
 from bitnet_trace.analysis.run_queue import RunQueueWaits
@@ -50,7 +51,8 @@ class Report:
     `phase_time`: a row for prefill and decode, columns.PHASE_TIME; neither has rows where time on a CPU was not traced.
     `run_queue_histogram`: {phase name: [(from ns, waits)]}. `findings`: what is wrong, the gravest first. `names`: of
     all threads. `places`: where faults fell; None where only counters were kept, as `load_path` (columns.LOAD_PATH).
-    `load_requests`: sizes and latencies of the reads of models; None without any.
+    `load_requests`: sizes and latencies of the reads of models; None without any. `perf`: None where no counters were
+    asked for.
     """
 
     recording: Recording
@@ -85,6 +87,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     load_path: pd.DataFrame | None = None
     load_requests: dict[str, Any] | None = None
+    perf: PerfCounters | None = None
 
 
 def build_report(recording: Recording) -> Report:
@@ -157,6 +160,7 @@ def build_report(recording: Recording) -> Report:
         phase_time=phase_time(calls, by_thread),
         run_queue=run_queue.by_phase(),
         run_queue_histogram=run_queue.histogram(),
+        perf=perf_counters(recording, phases, PHASE_NAMES),
     )
     if report.places is not None:
         table = load_path(report.places.by_region, report.by_phase, phases, file_reads)

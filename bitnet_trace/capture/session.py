@@ -165,12 +165,14 @@ class Run:
         host.mount_tracefs()
         self._around_ns, self._calibrated = calibration.costs_or_assumed()  # before anything is attached
         sampling = self._options.sample_frequency > 0
+        self._counters = _counters(self._options.counters)
         self._programs = Programs(
             self._options.detail == "counts",
             self._options.rings,
             self._options.maps,
             sampling=sampling,
             attaching=self._attaching,
+            counters=self._counters,
         )
         self._mark("loaded")
         self._timing = cost.StatsWindows(self._programs.cost)
@@ -235,6 +237,7 @@ class Run:
             "clock_offset_ns": time.time_ns() - time.monotonic_ns(),
             "probes": self._kernel_rows,
             "io_uring_opcodes": self._programs.io_uring_opcodes,
+            "counters": self._counters.described if self._counters else [],
         }
 
     def _mark(self, name: str) -> None:
@@ -450,6 +453,15 @@ class Run:
         cpus = len(os.sched_getaffinity(0))
         windows_ns = sum(self._windows.governor.spent_ns.values())
         return {**parts, **self._meter.estimate(self._target_cpu_ns, cpus, windows_ns)}
+
+
+def _counters(names: Sequence[str]) -> Any:
+    if not names:
+        return None
+    from bitnet_trace.capture.counters import Counters
+    from bitnet_trace.capture.perf_events import find_events
+
+    return Counters(find_events(names))
 
 
 def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:

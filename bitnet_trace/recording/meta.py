@@ -38,6 +38,7 @@ _TYPES: dict[str, type] = {
     "huge_pages_asked": dict,
     "io_uring_opcodes": list,
     "io_uring_overflows": int,
+    "counters": list,
     "complete": bool,
 }
 _ITEM_TYPES: dict[str, type] = {
@@ -48,6 +49,7 @@ _ITEM_TYPES: dict[str, type] = {
     "buffers_reported": list,
     "warnings": str,
     "io_uring_opcodes": str,
+    "counters": dict,
 }
 
 

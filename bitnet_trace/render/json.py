@@ -9,6 +9,7 @@ import pandas as pd
 from bitnet_trace.analysis.barrier_tables import BarrierReport
 from bitnet_trace.analysis.fault_places import FaultPlaces
 from bitnet_trace.analysis.findings import Finding
+from bitnet_trace.analysis.perf_counters import PerfCounters
 from bitnet_trace.analysis.profile import Profile
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.columns import (
@@ -21,6 +22,9 @@ from bitnet_trace.columns import (
     LOAD_PATH,
     PAGES,
     PAGES_ADVISED,
+    PERF_PHASES,
+    PERF_RATES,
+    PERF_THREADS,
     PHASE_SUMS,
     PHASE_TIME,
     PHASES,
@@ -71,6 +75,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         "load": None
         if report.load_path is None
         else {"by_phase": records(report.load_path, LOAD_PATH), "requests": report.load_requests},
+        "counters": _counters(report.perf),
         "taskstats": {**report.taskstats_summary, "threads": records(report.taskstats, TASKSTATS)},
         "tlb": report.tlb,
         "io": report.io,
@@ -111,6 +116,20 @@ def _pages(report: Report) -> dict[str, Any] | None:
         "advised": records(report.places.pages.advised, PAGES_ADVISED),
         "asked": report.recording.meta.get("huge_pages_asked"),
         **{key: host.get(key) for key in ("thp_enabled", "thp_defrag", "thp_shmem", "huge_pools")},
+    }
+
+
+def _counters(found: PerfCounters | None) -> dict[str, Any] | None:
+    """perf's counters; None where none were asked for."""
+    if found is None:
+        return None
+    return {
+        "names": list(found.names),
+        "missing": found.missing,
+        "late_pct": found.late_pct,
+        "by_phase": records(found.by_phase, PERF_PHASES),
+        "by_thread": records(found.by_thread, PERF_THREADS),
+        "rates": records(found.rates, PERF_RATES),
     }
 
 
