@@ -576,3 +576,14 @@ PERF_RATES: tuple[Column, ...] = (
     Column("value", "value", "number", "the rate", how="derived"),
     Column("unit", "unit", "text", "% or none"),
 )
+
+# How much memory TLBs reach over: a row per TLB of data and page size.
+TLB_REACH: tuple[Column, ...] = (
+    Column("level", "TLB", "number", "1: the first level"),
+    Column("page_bytes", "page size", "bytes", "of the pages that are translated"),
+    Column("entries", "entries", "count", "by CPUID"),
+    Column("shared", "shared", "text", "yes: pages of other sizes have the same entries"),
+    Column("reach_bytes", "reach", "bytes", "entries times page size", how="estimated"),
+    Column("reach_pct", "of a token", "pct", "share of the weights that one token reads", how="estimated"),
+    Column("resident_pct", "weights in such pages", "pct", "share of the resident weights in pages of that size"),
+)

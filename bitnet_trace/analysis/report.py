@@ -29,6 +29,7 @@ from bitnet_trace.analysis.profile import Profile, frames_of, profile
 from bitnet_trace.analysis.run_queue import RunQueueWaits
 from bitnet_trace.analysis.speed import compare_timings, summary
 from bitnet_trace.analysis.tlb import TlbFlushes
+from bitnet_trace.analysis.tlb_reach import TlbReach, tlb_reach
 from bitnet_trace.analysis.token_time import phase_time, token_time
 from bitnet_trace.analysis.wait_stacks import WaitStacks
 from bitnet_trace.analysis.waits import Waits
@@ -52,7 +53,7 @@ class Report:
     `run_queue_histogram`: {phase name: [(from ns, waits)]}. `findings`: what is wrong, the gravest first. `names`: of
     all threads. `places`: where faults fell; None where only counters were kept, as `load_path` (columns.LOAD_PATH).
     `load_requests`: sizes and latencies of the reads of models; None without any. `perf`: None where no counters were
-    asked for.
+    asked for. `tlb_reach`: None where the CPU does not tell.
     """
 
     recording: Recording
@@ -88,6 +89,7 @@ class Report:
     load_path: pd.DataFrame | None = None
     load_requests: dict[str, Any] | None = None
     perf: PerfCounters | None = None
+    tlb_reach: TlbReach | None = None
 
 
 def build_report(recording: Recording) -> Report:
@@ -165,6 +167,7 @@ def build_report(recording: Recording) -> Report:
     if report.places is not None:
         table = load_path(report.places.by_region, report.by_phase, phases, file_reads)
         report = replace(report, load_path=table, load_requests=file_reads.requests())
+    report = replace(report, tlb_reach=tlb_reach(recording, report.places.pages if report.places else None))
     return replace(report, findings=find(report))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_trace import __version__, host
-from bitnet_trace.capture import calibration, cost, delay_accounting, identity, models, output, symbols, target
+from bitnet_trace.capture import calibration, cost, cpuid, delay_accounting, identity, models, output, symbols, target
 from bitnet_trace.capture.options import Options
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals, die_of_interrupt
@@ -238,6 +238,7 @@ class Run:
             "probes": self._kernel_rows,
             "io_uring_opcodes": self._programs.io_uring_opcodes,
             "counters": self._counters.described if self._counters else [],
+            "tlbs": cpuid.described(),
         }
 
     def _mark(self, name: str) -> None:

@@ -39,6 +39,7 @@ _TYPES: dict[str, type] = {
     "io_uring_opcodes": list,
     "io_uring_overflows": int,
     "counters": list,
+    "tlbs": list,
     "complete": bool,
 }
 _ITEM_TYPES: dict[str, type] = {
@@ -50,6 +51,7 @@ _ITEM_TYPES: dict[str, type] = {
     "warnings": str,
     "io_uring_opcodes": str,
     "counters": dict,
+    "tlbs": dict,
 }
 
 

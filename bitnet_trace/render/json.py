@@ -12,6 +12,7 @@ from bitnet_trace.analysis.findings import Finding
 from bitnet_trace.analysis.perf_counters import PerfCounters
 from bitnet_trace.analysis.profile import Profile
 from bitnet_trace.analysis.report import Report
+from bitnet_trace.analysis.tlb_reach import TlbReach
 from bitnet_trace.columns import (
     BARRIER_PHASES,
     BARRIER_THREADS,
@@ -38,6 +39,7 @@ from bitnet_trace.columns import (
     SUMMARY,
     TASKSTATS,
     THREADS,
+    TLB_REACH,
     TOKEN_TIME,
     TOKENS,
     WAITS,
@@ -78,6 +80,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         "counters": _counters(report.perf),
         "taskstats": {**report.taskstats_summary, "threads": records(report.taskstats, TASKSTATS)},
         "tlb": report.tlb,
+        "tlb_reach": _tlb_reach(report.tlb_reach),
         "io": report.io,
         "functions": None if report.profile is None else records(report.profile.functions, FUNCTIONS),
         "profile": _profile(report.profile),
@@ -116,6 +119,17 @@ def _pages(report: Report) -> dict[str, Any] | None:
         "advised": records(report.places.pages.advised, PAGES_ADVISED),
         "asked": report.recording.meta.get("huge_pages_asked"),
         **{key: host.get(key) for key in ("thp_enabled", "thp_defrag", "thp_shmem", "huge_pools")},
+    }
+
+
+def _tlb_reach(found: TlbReach | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "how": "estimated",
+        "touched_bytes_per_token": found.touched_bytes,
+        "experts": found.experts,
+        "levels": records(found.levels, TLB_REACH),
     }
 
 

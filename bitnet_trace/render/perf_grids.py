@@ -6,8 +6,10 @@ import pandas as pd
 
 from bitnet_trace.analysis.names import ThreadNames
 from bitnet_trace.analysis.perf_counters import PerfCounters
-from bitnet_trace.render.format import MISSING, amount, duration, percent, three_digits
-from bitnet_trace.render.grids import Grid
+from bitnet_trace.analysis.tlb_reach import TlbReach
+from bitnet_trace.columns import TLB_REACH
+from bitnet_trace.render.format import MISSING, amount, cell, duration, percent, size, three_digits
+from bitnet_trace.render.grids import Grid, has_values
 
 MAX_THREADS = 6
 _NOTED_PCT = 0.1
@@ -23,6 +25,21 @@ def grids(found: PerfCounters | None, names: ThreadNames) -> list[Grid]:
 def missing_lines(found: PerfCounters | None) -> list[str]:
     """What was asked for and cannot be counted here, a line per reason."""
     return [] if found is None else [f"{', '.join(names)}: - ({reason})" for reason, names in found.missing.items()]
+
+
+def tlb_reach(found: TlbReach | None) -> Grid | None:
+    """How far the TLBs reach, against the weights of one token; nothing where no model is known."""
+    if found is None or found.touched_bytes is None or not len(found.levels):
+        return None
+    columns = [one for one in TLB_REACH if one.key != "shared" and has_values(found.levels[one.key])]
+    rows = [
+        [("" if one.key != "level" else "L") + cell(row[one.key], one) for one in columns]
+        for _, row in found.levels.iterrows()
+    ]
+    grid = Grid("TLB reach (estimated)", [one.title for one in columns], rows, 2)
+    most = "at most " if found.experts else ""
+    grid.notes.append(f"a token reads {most}{size(found.touched_bytes)} of weights; entries by CPUID")
+    return grid
 
 
 def _by_phase(found: PerfCounters) -> Grid:

@@ -32,7 +32,12 @@ def sections(report: Report) -> list[Section]:
         ),
         _section("functions", "Functions", *profile_grids.grids(report.profile)),
         _section("io", "I/O", grids.io_uring(report)),
-        _section("places", "Where faults fell", *place_grids.grids(report.places, fault_around)),
+        _section(
+            "places",
+            "Where faults fell",
+            *place_grids.grids(report.places, fault_around),
+            perf_grids.tlb_reach(report.tlb_reach),
+        ),
         Section("faults", "Page-fault latency", lines=[grids.fault_latency(report)]),
         Section(
             "health",
