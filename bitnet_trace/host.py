@@ -24,6 +24,10 @@ _CAPABILITIES = {
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
 }
+_MEMORY_EVENTS = {
+    *("thp_split_page", "thp_split_pmd", "thp_collapse_alloc", "thp_collapse_alloc_failed", "thp_fault_alloc"),
+    *("thp_fault_fallback", "compact_stall", "pgmigrate_success", "numa_hint_faults", "numa_pages_migrated"),
+}
 _CONTAINER_CGROUP = re.compile(r"(docker|kubepods|containerd|libpod|lxc|crio)")
 
 
@@ -160,6 +164,12 @@ def mount_tracefs(root: Path = Path("/")) -> str | None:
     where = root / "sys/kernel/tracing"
     libc = ctypes.CDLL(None)
     return None if libc.mount(b"tracefs", os.fsencode(where), b"tracefs", 0, None) else str(where)
+
+
+def memory_events(root: Path = Path("/")) -> dict[str, int]:
+    """What the kernel counts of the whole machine in /proc/vmstat, of huge pages and of pages that moved."""
+    lines = [line.split() for line in (_text(root / "proc/vmstat") or "").splitlines()]
+    return {name: int(value) for name, value in lines if name in _MEMORY_EVENTS}
 
 
 def find_bcc() -> Bcc | None:

@@ -39,7 +39,7 @@ _SOURCES = (
         "ptrace",
         "syscall",
     ),
-    *("tlb", "io_uring"),
+    *("tlb", "io_uring", "thp", "cache"),
 )
 
 TRACEPOINTS = (
@@ -145,12 +145,15 @@ class Programs:
         bcc = _import_bcc()
         kernel = btf.load_vmlinux()
         constants = {**btf.kernel_constants(kernel), **tracepoints.sched_switch(kernel.parameters)}
+        self.scan_results = tracepoints.names_by_number(kernel.enumerators("scan_result"))
         self.io_uring_opcodes = tracepoints.io_uring_opcodes(kernel.enumerators("io_uring_op"))
         layouts = (
             tracepoints.io_uring(kernel.parameters, kernel.offset, self.io_uring_opcodes),
             tracepoints.tlb_flush(
                 kernel.parameters, kernel.enumerators("tlb_flush_reason"), _format_of("tlb/tlb_flush")
             ),
+            tracepoints.huge_pages(kernel.parameters, kernel.offset),
+            tracepoints.page_cache(kernel.parameters, kernel.offset, kernel.enumerators("pageflags"), counting),
         )
         self._tracepoints = {name: f"on_{name}" for name in TRACEPOINTS}
         self._missing: dict[str, str] = {}

@@ -163,6 +163,7 @@ class Run:
         from bitnet_trace.capture.bpf import Programs
 
         host.mount_tracefs()
+        self._vmstat = host.memory_events()
         self._around_ns, self._calibrated = calibration.costs_or_assumed()  # before anything is attached
         sampling = self._options.sample_frequency > 0
         self._counters = _counters(self._options.counters)
@@ -239,6 +240,7 @@ class Run:
             "io_uring_opcodes": self._programs.io_uring_opcodes,
             "counters": self._counters.described if self._counters else [],
             "tlbs": cpuid.described(),
+            "scan_results": self._programs.scan_results,
         }
 
     def _mark(self, name: str) -> None:
@@ -417,6 +419,7 @@ class Run:
             "windows": self._windows.meta() if self._options.detail != "counts" else None,
             "neighbours": self._drain.neighbours,
             "huge_pages_asked": self._residency.asked,
+            "vmstat": {name: n - self._vmstat.get(name, 0) for name, n in host.memory_events().items()},
             "warnings": [
                 warning
                 for part in (self._placer, self._debuggers, self._drain, self._spaces, self._windows)

@@ -40,6 +40,8 @@ _TYPES: dict[str, type] = {
     "io_uring_overflows": int,
     "counters": list,
     "tlbs": list,
+    "scan_results": list,
+    "vmstat": dict,
     "complete": bool,
 }
 _ITEM_TYPES: dict[str, type] = {
@@ -52,6 +54,7 @@ _ITEM_TYPES: dict[str, type] = {
     "io_uring_opcodes": str,
     "counters": dict,
     "tlbs": dict,
+    "scan_results": str,
 }
 
 

@@ -16,6 +16,7 @@ from bitnet_trace.analysis.tlb_reach import TlbReach
 from bitnet_trace.columns import (
     BARRIER_PHASES,
     BARRIER_THREADS,
+    COLLAPSES,
     COUNTERS,
     FINDINGS,
     FUNCTIONS,
@@ -118,6 +119,8 @@ def _pages(report: Report) -> dict[str, Any] | None:
         "resident": records(report.places.pages.resident, PAGES),
         "advised": records(report.places.pages.advised, PAGES_ADVISED),
         "asked": report.recording.meta.get("huge_pages_asked"),
+        "collapses": records(report.collapses, COLLAPSES),
+        "of_machine": report.recording.meta.get("vmstat"),
         **{key: host.get(key) for key in ("thp_enabled", "thp_defrag", "thp_shmem", "huge_pools")},
     }
 

@@ -36,6 +36,7 @@ def sections(report: Report) -> list[Section]:
             "places",
             "Where faults fell",
             *place_grids.grids(report.places, fault_around),
+            place_grids.huge_pages(report),
             perf_grids.tlb_reach(report.tlb_reach),
         ),
         Section("faults", "Page-fault latency", lines=[grids.fault_latency(report)]),
