@@ -551,6 +551,64 @@ LOAD_PATH: tuple[Column, ...] = (
     Column("cached_read_bytes", "read", "bytes", "by calls of the read family, through the page cache"),
     Column("direct_read_bytes", "O_DIRECT", "bytes", "by such calls, past the page cache"),
     Column("io_uring_bytes", "io_uring", "bytes", "by io_uring, of any file"),
+    Column("missed_bytes", "not cached", "bytes", "of the model, brought into the page cache meanwhile"),
+    Column(
+        "cache",
+        "page cache",
+        "text",
+        "of what came through it 90 % was not there: cold; 10 % at most: warm",
+        how="derived",
+    ),
+    Column(
+        "readahead_waited",
+        "readahead waited for",
+        "count",
+        "times that the kernel read from disk because a page was missing",
+    ),
+    Column("readahead_ahead", "ahead of need", "count", "times that it read on before anybody asked"),
+    Column("io_uring_depth_mean", "depth", "number", "io_uring's requests under way, on average", how="derived"),
+    Column("depth_max", "most at once", "count", "reads and io_uring's requests under way at one moment"),
     Column("gb_per_s", "GB/s", "number", "all of them over the time of the phase", how="derived"),
     Column("faults_major", "major faults", "count", "faults in the model that waited for a disk"),
+)
+
+# perf's counters (`run --counters`): a row per phase and counter, per thread and counter, per phase and rate.
+_PERF: tuple[Column, ...] = (
+    Column("counter", "counter", "text", "perf's name; with its PMU where there are several kinds of cores"),
+    Column("value", "count", "count", "how often it was counted; ns of clocks"),
+    Column("unit", "unit", "text", "of the count; none: events"),
+    Column("running_pct", "counted for", "pct", "share of the time in which the PMU had a place for it"),
+    Column("how", "how", "text", "counted; estimated: counted for a part of the time, and by that share more"),
+)
+PERF_PHASES: tuple[Column, ...] = (Column("phase", "phase", "text", "name, or total"), *_PERF)
+PERF_THREADS: tuple[Column, ...] = (
+    Column("pid", "pid", "number", "process"),
+    Column("tid", "tid", "number", "thread"),
+    *_PERF,
+)
+PERF_RATES: tuple[Column, ...] = (
+    Column("phase", "phase", "text", "name, or total"),
+    Column("pmu", "PMU", "text", "of which kind of core, where there are several"),
+    Column("rate", "rate", "text", "what is divided by what"),
+    Column("value", "value", "number", "the rate", how="derived"),
+    Column("unit", "unit", "text", "% or none"),
+)
+
+# How much memory TLBs reach over: a row per TLB of data and page size.
+TLB_REACH: tuple[Column, ...] = (
+    Column("level", "TLB", "number", "1: the first level"),
+    Column("page_bytes", "page size", "bytes", "of the pages that are translated"),
+    Column("entries", "entries", "count", "by CPUID"),
+    Column("shared", "shared", "text", "yes: pages of other sizes have the same entries"),
+    Column("reach_bytes", "reach", "bytes", "entries times page size", how="estimated"),
+    Column("reach_pct", "of a token", "pct", "share of the weights that one token reads", how="estimated"),
+    Column("resident_pct", "weights in such pages", "pct", "share of the resident weights in pages of that size"),
+)
+
+# Huge pages that the kernel made of small ones, or tried to: a row per phase, kind of memory and outcome.
+COLLAPSES: tuple[Column, ...] = (
+    Column("phase", "phase", "text", "of the process whose memory it is"),
+    Column("what", "memory", "text", "anonymous, or of a file"),
+    Column("result", "result", "text", "made, or why not, as the kernel calls it (enum scan_result)"),
+    Column("n", "2 MiB blocks", "count", "how often"),
 )

@@ -24,6 +24,10 @@ _CAPABILITIES = {
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
 }
+_MEMORY_EVENTS = {
+    *("thp_split_page", "thp_split_pmd", "thp_collapse_alloc", "thp_collapse_alloc_failed", "thp_fault_alloc"),
+    *("thp_fault_fallback", "compact_stall", "pgmigrate_success", "numa_hint_faults", "numa_pages_migrated"),
+}
 _CONTAINER_CGROUP = re.compile(r"(docker|kubepods|containerd|libpod|lxc|crio)")
 
 
@@ -94,15 +98,15 @@ def gather(root: Path = Path("/")) -> Host:
     thp = sys_ / "kernel/mm/transparent_hugepage"
     pmus = sys_ / "bus/event_source/devices"
     sysctl = proc / "sys/kernel"
-    nodes = _cpu_list(_text(sys_ / "devices/system/node/online"))
+    nodes = cpu_list(_text(sys_ / "devices/system/node/online"))
     return Host(
         name=_text(sysctl / "hostname"),
         kernel=_text(sysctl / "osrelease"),
         distribution=_os_release(root / "etc/os-release"),
         cpu_model=_match(r"^model name\s*: (.*)$", cpuinfo),
         hypervisor=(" hypervisor" in (_match(r"^flags\s*:(.*)$", cpuinfo) or "")) if cpuinfo else None,
-        cpus_online=_cpu_list(_text(sys_ / "devices/system/cpu/online")),
-        cpus_allowed=_cpu_list(status.get("Cpus_allowed_list")),
+        cpus_online=cpu_list(_text(sys_ / "devices/system/cpu/online")),
+        cpus_allowed=cpu_list(status.get("Cpus_allowed_list")),
         core_types=_core_types(sys_ / "devices"),
         smt=_flag(_text(sys_ / "devices/system/cpu/smt/active")),
         numa_nodes=len(nodes) if nodes else None,
@@ -162,6 +166,12 @@ def mount_tracefs(root: Path = Path("/")) -> str | None:
     return None if libc.mount(b"tracefs", os.fsencode(where), b"tracefs", 0, None) else str(where)
 
 
+def memory_events(root: Path = Path("/")) -> dict[str, int]:
+    """What the kernel counts of the whole machine in /proc/vmstat, of huge pages and of pages that moved."""
+    lines = [line.split() for line in (_text(root / "proc/vmstat") or "").splitlines()]
+    return {name: int(value) for name, value in lines if name in _MEMORY_EVENTS}
+
+
 def find_bcc() -> Bcc | None:
     """The `bcc` on this Python's path; None when there is none."""
     spec = importlib.util.find_spec("bcc")
@@ -208,7 +218,7 @@ def _kib(text: str | None) -> int | None:
     return None if number is None else number * 1024
 
 
-def _cpu_list(text: str | None) -> tuple[int, ...] | None:
+def cpu_list(text: str | None) -> tuple[int, ...] | None:
     """`0-3,8` as numbers (the kernel's cpulist format)."""
     if not text:
         return None
@@ -230,7 +240,7 @@ def _os_release(path: Path) -> str | None:
 
 
 def _core_types(devices: Path) -> dict[str, tuple[int, ...]] | None:
-    kinds = {kind: _cpu_list(_text(devices / f"cpu_{kind}" / "cpus")) for kind in ("core", "atom", "lowpower")}
+    kinds = {kind: cpu_list(_text(devices / f"cpu_{kind}" / "cpus")) for kind in ("core", "atom", "lowpower")}
     found = {kind: cpus for kind, cpus in kinds.items() if cpus}
     return found or None
 

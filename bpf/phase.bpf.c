@@ -276,5 +276,6 @@ int engine_probe(struct pt_regs *regs)
 			p->marked = 1;
 		emit_phase(KIND_PHASE_MARK, tid, p->phase, now, probe->role, argument, (u64)t->pid << 32);
 	}
+	counter_edge(t, tid);
 	return 0;
 }

@@ -82,9 +82,11 @@ int take_sample(struct bpf_perf_event_data *ctx)
 
 	if (s)
 		count_missed(s, t, bpf_ktime_get_ns(), ctx->sample_period);
-	if (t) /* the CPU's clock: whoever runs */
+	if (t) { /* the CPU's clock: whoever runs */
+		counter_edge(t, tid);
 		send_stack(ctx, t, tid, WAIT_NONE, ctx->sample_period);
-	else
+	} else {
 		count_others(OTHERS_RUNS, 1);
+	}
 	return 0;
 }

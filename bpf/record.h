@@ -49,6 +49,9 @@ enum kind {
 	/* what a record above has no room for; each comes before it, of the same thread and with the same `ts_ns` */
 	KIND_MREMAP_FROM = 24,	/* pages before          page address          0               */
 	KIND_FILE_READ = 25,	/* device               file offset | READ_DIRECT  inode: the bytes read are at it */
+	KIND_COLLAPSE = 26,	/* enum scan_result | COLLAPSE_FILE  address, or 0  0; of memory of process `tid` */
+	KIND_CACHE_ADDED = 27,	/* device               inode                 pages that came into the page cache */
+	KIND_READAHEAD = 28,	/* device               inode                 pages asked for | READAHEAD_ASYNC */
 	/* ring `phases`                    arg0                     arg1                  arg2            */
 	KIND_PHASE_BEGIN = 32,	/* role                     context pointer       n_tokens | pid << 32 */
 	KIND_PHASE_END = 33,	/* enum phase_end           0                     pid << 32       */
@@ -110,6 +113,9 @@ enum memory_detail {
 	MEMORY_FAILED = 512,	/* the call returned an error; every memory call sets it */
 	MEMORY_STACK = 1024,	/* MAP_STACK: what C libraries ask for a thread's stack */
 };
+
+#define COLLAPSE_FILE 0x100	/* in KIND_COLLAPSE: of a file or shared memory */
+#define READAHEAD_ASYNC 0x8000000000000000	/* in KIND_READAHEAD: ahead of need, nobody waits for it */
 
 /* Bit 63 of the offset in KIND_FILE_READ: past the page cache (O_DIRECT). */
 #define READ_DIRECT 0x8000000000000000

@@ -155,6 +155,7 @@ TRACEPOINT(sched_switch)
 	u32 prev_tid = bpf_get_current_pid_tgid(), next_tid = 0;
 	u64 now = bpf_ktime_get_ns();
 	struct thread *left, *entered;
+	u32 was_counting = 0;
 
 	READ_KERNEL(next_tid, next, TASK_PID);
 #ifdef ATTACHING
@@ -166,11 +167,13 @@ TRACEPOINT(sched_switch)
 	left = thread_of(prev, prev_tid);
 	if (left) {
 		u64 state = state_of_previous(ctx, prev);
+		was_counting = left->counting;
 		leave_cpu(prev, prev_tid, left, ctx->args[0] & 1, state, now, next_tid);
 	}
 	entered = thread_of(next, next_tid);
 	if (entered)
 		enter_cpu(next_tid, entered, now, 0);
+	switch_counters(prev, prev_tid, was_counting, next, entered);
 	if (!left && !entered)
 		count_others(OTHERS_RUNS, 1);
 	return 0;

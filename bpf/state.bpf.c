@@ -31,6 +31,8 @@ struct thread {
 	u32 off_phase;
 	u32 cpu;
 	u32 exiting;
+	u32 counting;		/* perf's counters are kept for it */
+	u32 unused;
 	/* after its end was told: what the kernel's accounting of it has no more */
 	u64 exit_ts;
 	u64 late_switches;	/* voluntary | involuntary << 32 */

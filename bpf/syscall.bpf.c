@@ -106,6 +106,7 @@ TRACEPOINT(sys_enter)
 		arm(t, now);
 	}
 	end_wake_run(tid);
+	counter_edge(t, tid);
 	if (is_32_bit(ctx->args[0])) {
 		lose_other(CALLS_32_BIT);
 		number = CALL_32_BIT; /* its time in the kernel and what it brought in are counted, not what it was */

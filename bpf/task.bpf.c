@@ -97,6 +97,7 @@ TRACEPOINT(task_newtask)
 	t.task = child;
 	t.pid = pid;
 	t.armed = 1;
+	t.counting = parent->counting;
 	t.in_kernel = flags & 0x10; /* PF_IO_WORKER */
 	if (threads.update(&tid, &t))
 		lose_other(LOST_THREAD_STATE);
@@ -151,6 +152,7 @@ TRACEPOINT(sched_process_exec)
 		u64 now = bpf_ktime_get_ns();
 		leave_phase(t->pid, tid, p->phase, END_EXIT, now);
 		enter_phase(p, t->pid, tid, ROLE_STARTUP, now, 0, 0);
+		counter_edge(t, tid);
 	}
 	READ_KERNEL(file_name, ctx->args[2], BPRM_FILENAME);
 	emit_task(TASK_EXEC, t->pid, tid, old_tid, file_name);
@@ -163,8 +165,12 @@ TRACEPOINT(task_rename)
 	u32 tid = 0;
 	READ_KERNEL(tid, ctx->args[0], TASK_PID);
 	struct thread *t = thread_of(ctx->args[0], tid);
-	if (t)
-		emit_task(TASK_COMM, t->pid, tid, 0, (void *)ctx->args[1]);
+	if (!t)
+		return 0;
+	emit_task(TASK_COMM, t->pid, tid, 0, (void *)ctx->args[1]);
+	/* the first execve names the thread where the kernel switches on counters that were to begin with it */
+	if (!t->counting && !t->exiting && t->call_ts && t->call_number == CALL_EXECVE)
+		begin_counting(t);
 	return 0;
 }
 
@@ -180,6 +186,7 @@ TRACEPOINT(sched_process_exit)
 		return 0;
 	phase = phase_of(t);
 	send_populate(t, tid, phase, now, 0, 0);
+	end_counting(t, tid);
 	end_kernel_time(t, tid, phase, now); /* exit(), or killed inside a call */
 	flush_system_time(t, tid, now);
 	leave_wake_place(tid);

@@ -1,5 +1,6 @@
 """How the models got in: bytes by way, sizes and times of the requests, per phase that brought any in."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -7,32 +8,48 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis.distribution import Distribution
-from bitnet_trace.analysis.regions import MODEL
+from bitnet_trace.analysis.regions import MODEL, PAGE_SHIFT
 from bitnet_trace.analysis.split import as_time
 from bitnet_trace.columns import LOAD_PATH
-from bitnet_trace.recording.layout import DURATION_ONLY, READ_DIRECT, Kind
+from bitnet_trace.recording.layout import DURATION_ONLY, READ_DIRECT, READAHEAD_ASYNC, IoFlag, Kind
 
 _PHASES = ("load", "init", "startup")
 _LARGEST_READ = 1 << 31
+_LARGEST_FOLIO = 1 << 18  # pages
+_COLD, _WARM = 0.9, 0.1
+_NOT_TIMED = IoFlag.MORE | IoFlag.NO_LATENCY
 
 Events = npt.NDArray[np.void]
+Ints = npt.NDArray[np.int64]
 
 
 class FileReads:
-    """Calls of the read family on files, gathered batch by batch; those of one call stand in one batch."""
+    """Calls of the read family on models, requests of io_uring, and what came into the page cache meanwhile; gathered
+    batch by batch. The records of one call stand in one batch."""
 
     def __init__(self, models: pd.DataFrame) -> None:
         """`models`: Recording.tensors; only reads of those files count."""
         keys = models.drop_duplicates(["device", "inode"])
         self._models = {(int(device), int(inode)) for device, inode in zip(keys["device"], keys["inode"], strict=True)}
+        self._inodes = np.array([inode for _, inode in self._models], np.uint64)
         self._sizes, self._latencies = Distribution(), Distribution()
-        self._direct: dict[int, int] = {}  # bytes by phase
+        self._direct: Counter[int] = Counter()  # bytes by phase, as the next three
+        self._missed: Counter[int] = Counter()
+        self._waited: Counter[int] = Counter()
+        self._ahead: Counter[int] = Counter()
+        self._under_way: list[tuple[Ints, Ints, Ints]] = []  # phase, begin and end of requests
         self.calls = 0
 
     def add(self, batch: Events) -> None:
         """Takes an EVENT_DTYPE array."""
         if not self._models:
             return
+        self._reads(batch)
+        self._cache(batch)
+        done = batch[(batch["kind"] == Kind.IO_COMPLETE) & (batch["arg0"] & _NOT_TIMED == 0)]
+        self._note(done)
+
+    def _reads(self, batch: Events) -> None:
         kinds = batch["kind"]
         is_read = (kinds == Kind.READ) & (batch["arg0"] < DURATION_ONLY)
         rows = batch.compress(is_read | (kinds == Kind.FILE_READ))
@@ -50,13 +67,50 @@ class FileReads:
         self._latencies.add(as_time(what["arg2"]))
         direct = (where["arg1"] & np.uint64(READ_DIRECT)) != 0
         for phase in np.unique(what["phase"][direct]).tolist():
-            chosen = direct & (what["phase"] == phase)
-            self._direct[phase] = self._direct.get(phase, 0) + int(sizes[chosen].sum())
+            self._direct[phase] += int(sizes[direct & (what["phase"] == phase)].sum())
+        self._note(what)
 
-    def direct_bytes(self, phases: pd.DataFrame, name: str) -> int:
-        """Bytes that were read past the page cache in phases of that name."""
+    def _cache(self, batch: Events) -> None:
+        rows = batch[(batch["kind"] == Kind.CACHE_ADDED) | (batch["kind"] == Kind.READAHEAD)]
+        rows = rows[np.isin(rows["arg1"], self._inodes)]
+        for _, _, phase, kind, _, device, inode, value in rows.tolist():
+            if (device, inode) not in self._models:
+                continue
+            if kind == Kind.CACHE_ADDED:
+                self._missed[phase] += min(value, _LARGEST_FOLIO) << PAGE_SHIFT
+            elif value & READAHEAD_ASYNC:
+                self._ahead[phase] += 1
+            else:
+                self._waited[phase] += 1
+
+    def _note(self, rows: Events) -> None:
+        if len(rows):
+            end = as_time(rows["ts_ns"])
+            self._under_way.append((rows["phase"].astype(np.int64), end - as_time(rows["arg2"]), end))
+
+    def of(self, phases: pd.DataFrame, name: str) -> dict[str, int]:
+        """Sums over phases of that name: direct and missed bytes, readahead, and the most requests at once."""
         ids = set(phases.loc[phases["name"] == name, "id"].tolist())
-        return sum(size for phase, size in self._direct.items() if phase in ids)
+        sums = {
+            key: sum(n for phase, n in counted.items() if phase in ids)
+            for key, counted in (
+                ("direct_read_bytes", self._direct),
+                ("missed_bytes", self._missed),
+                ("readahead_waited", self._waited),
+                ("readahead_ahead", self._ahead),
+            )
+        }
+        return {**sums, "depth_max": self._most_at_once(ids)}
+
+    def _most_at_once(self, ids: set[int]) -> int:
+        if not self._under_way:
+            return 0
+        phase, begin, end = (np.concatenate(parts) for parts in zip(*self._under_way, strict=True))
+        chosen = np.isin(phase, list(ids))
+        moments = np.concatenate([begin[chosen], end[chosen]])
+        change = np.repeat([1, -1], chosen.sum())
+        order = np.lexsort((change, moments))  # at one moment first what ends
+        return int(np.cumsum(change[order]).max(initial=0))
 
     def requests(self) -> dict[str, Any] | None:
         """{"calls", "size_bytes", "latency_ns"} with p50, p90, p99 and max; None without any."""
@@ -65,8 +119,11 @@ class FileReads:
         return {"calls": self.calls, "size_bytes": self._sizes.quantiles(), "latency_ns": self._latencies.quantiles()}
 
 
-def load_path(by_region: pd.DataFrame, by_phase: pd.DataFrame, phases: pd.DataFrame, reads: FileReads) -> pd.DataFrame:
-    """columns.LOAD_PATH: a row per phase of loading in which bytes of a model came in."""
+def load_path(
+    by_region: pd.DataFrame, by_phase: pd.DataFrame, phases: pd.DataFrame, reads: FileReads, traced: frozenset[str]
+) -> pd.DataFrame:
+    """columns.LOAD_PATH: a row per phase of loading in which bytes of a model came in. `traced`: tracepoints that were
+    attached: without them what they tell is missing."""
     models = by_region[by_region["region"] == MODEL]
     rows = []
     for _, phase in by_phase[by_phase["phase"].isin(_PHASES)].iterrows():
@@ -79,7 +136,9 @@ def load_path(by_region: pd.DataFrame, by_phase: pd.DataFrame, phases: pd.DataFr
         brought_in = sums["populated_bytes"] + sums["bytes"] + sums["read_bytes"] + io_uring
         if not brought_in:
             continue
-        direct = reads.direct_bytes(phases, name)
+        of_files = reads.of(phases, name)
+        direct = of_files["direct_read_bytes"]
+        cached = brought_in - direct - io_uring
         dur_ns = int(phase["dur_ns"])
         rows.append(
             {
@@ -90,8 +149,27 @@ def load_path(by_region: pd.DataFrame, by_phase: pd.DataFrame, phases: pd.DataFr
                 "cached_read_bytes": max(sums["read_bytes"] - direct, 0),
                 "direct_read_bytes": direct,
                 "io_uring_bytes": io_uring,
+                **_of_cache(of_files, cached, traced),
+                "io_uring_depth_mean": int(phase["io_uring_ns"]) / dur_ns if dur_ns and io_uring else None,
+                "depth_max": of_files["depth_max"] or None,
                 "gb_per_s": brought_in / dur_ns if dur_ns else None,
                 "faults_major": sums["faults_major"],
             }
         )
     return pd.DataFrame(rows, columns=[column.key for column in LOAD_PATH])
+
+
+def _of_cache(of_files: dict[str, int], cached_bytes: int, traced: frozenset[str]) -> dict[str, Any]:
+    """What was not in the page cache; `cached_bytes` came through it."""
+    if "mm_filemap_add_to_page_cache" not in traced:
+        return dict.fromkeys(("missed_bytes", "cache", "readahead_waited", "readahead_ahead"))
+    missed = of_files["missed_bytes"]
+    share = missed / max(cached_bytes, missed, 1)
+    word = "cold" if share >= _COLD else "warm" if share <= _WARM else "in part"
+    knows_ahead = "page_cache_sync_ra" in traced
+    return {
+        "missed_bytes": missed,
+        "cache": word if cached_bytes or missed else None,
+        "readahead_waited": of_files["readahead_waited"] if knows_ahead else None,
+        "readahead_ahead": of_files["readahead_ahead"] if knows_ahead else None,
+    }

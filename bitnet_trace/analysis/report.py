@@ -1,7 +1,7 @@
 """Everything that a report shows, computed once from a recording; what renderers take."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,19 @@ from bitnet_trace.analysis.fault_places import FaultPlaces, PlaceGatherer
 from bitnet_trace.analysis.findings import Finding, find
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.analysis.health import health, unattached
+from bitnet_trace.analysis.huge_pages import Collapses
 from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
 from bitnet_trace.analysis.load_path import FileReads, load_path
 from bitnet_trace.analysis.names import ThreadNames
-from bitnet_trace.analysis.phases import name_phases
+from bitnet_trace.analysis.perf_counters import PerfCounters, perf_counters
+from bitnet_trace.analysis.phases import PHASE_NAMES, name_phases
 from bitnet_trace.analysis.preemption import Preemptions
 from bitnet_trace.analysis.profile import Profile, frames_of, profile
 from bitnet_trace.analysis.run_queue import RunQueueWaits
 from bitnet_trace.analysis.speed import compare_timings, summary
 from bitnet_trace.analysis.tlb import TlbFlushes
+from bitnet_trace.analysis.tlb_reach import TlbReach, tlb_reach
 from bitnet_trace.analysis.token_time import phase_time, token_time
 from bitnet_trace.analysis.wait_stacks import WaitStacks
 from bitnet_trace.analysis.waits import Waits
@@ -50,7 +53,8 @@ class Report:
     `phase_time`: a row for prefill and decode, columns.PHASE_TIME; neither has rows where time on a CPU was not traced.
     `run_queue_histogram`: {phase name: [(from ns, waits)]}. `findings`: what is wrong, the gravest first. `names`: of
     all threads. `places`: where faults fell; None where only counters were kept, as `load_path` (columns.LOAD_PATH).
-    `load_requests`: sizes and latencies of the reads of models; None without any.
+    `load_requests`: sizes and latencies of the reads of models; None without any. `perf`: None where no counters were
+    asked for. `tlb_reach`: None where the CPU does not tell. `collapses`: columns.COLLAPSES.
     """
 
     recording: Recording
@@ -85,6 +89,9 @@ class Report:
     findings: tuple[Finding, ...] = ()
     load_path: pd.DataFrame | None = None
     load_requests: dict[str, Any] | None = None
+    perf: PerfCounters | None = None
+    tlb_reach: TlbReach | None = None
+    collapses: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def build_report(recording: Recording) -> Report:
@@ -96,12 +103,13 @@ def build_report(recording: Recording) -> Report:
     pairs, waits, preemptions = SwitchPairs(), Waits(wait_stacks), Preemptions()
     barriers = BarrierEvents(recording.windows, recording.phases)
     places, file_reads = PlaceGatherer(recording, named), FileReads(recording.tensors)
+    collapses = Collapses()
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes, run_queue, places, file_reads):
+            for gatherer in (latencies, requests, flushes, run_queue, places, file_reads, collapses):
                 gatherer.add(batch)
             absences = pairs.add(batch)
             waits.add(absences)
@@ -157,10 +165,14 @@ def build_report(recording: Recording) -> Report:
         phase_time=phase_time(calls, by_thread),
         run_queue=run_queue.by_phase(),
         run_queue_histogram=run_queue.histogram(),
+        collapses=collapses.table(named, meta.get("scan_results", [])),
+        perf=perf_counters(recording, phases, PHASE_NAMES),
     )
     if report.places is not None:
-        table = load_path(report.places.by_region, report.by_phase, phases, file_reads)
+        traced = frozenset(str(row.get("name")) for row in meta.get("probes", []) if row.get("attached") is True)
+        table = load_path(report.places.by_region, report.by_phase, phases, file_reads, traced)
         report = replace(report, load_path=table, load_requests=file_reads.requests())
+    report = replace(report, tlb_reach=tlb_reach(recording, report.places.pages if report.places else None))
     return replace(report, findings=find(report))
 
 

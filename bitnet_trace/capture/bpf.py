@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitnet_trace.capture import btf, syscalls, tracepoints
 from bitnet_trace.capture.sizes import Maps, Rings
@@ -15,10 +15,14 @@ from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.header import Kind, Role
 from bitnet_trace.resources import bpf_dir
 
+if TYPE_CHECKING:
+    from bitnet_trace.capture.counters import Counters
+
 # compiled as one text, in this order: each file uses what stands before it
 _SOURCES = (
     *(
         "state",
+        "counter",
         "wake",
         "phase",
         "barrier",
@@ -35,7 +39,7 @@ _SOURCES = (
         "ptrace",
         "syscall",
     ),
-    *("tlb", "io_uring"),
+    *("tlb", "io_uring", "thp", "cache"),
 )
 
 TRACEPOINTS = (
@@ -124,7 +128,8 @@ class Programs:
 
     `counting`: keep counters in a kernel map (--detail counts) instead of streaming each event. `extra`: a source that
     is compiled behind ours, for programs that use our maps and functions. `sampling`: stacks of long waits too.
-    `attaching`: threads may have run before, see expect(). Raises TraceError when the kernel refuses.
+    `counters`: perf's, which are read where threads have their edges. `attaching`: threads may have run before, see
+    expect(). Raises TraceError when the kernel refuses.
     """
 
     def __init__(
@@ -135,16 +140,20 @@ class Programs:
         extra: Path | None = None,
         sampling: bool = False,
         attaching: bool = False,
+        counters: "Counters | None" = None,
     ) -> None:
         bcc = _import_bcc()
         kernel = btf.load_vmlinux()
         constants = {**btf.kernel_constants(kernel), **tracepoints.sched_switch(kernel.parameters)}
+        self.scan_results = tracepoints.names_by_number(kernel.enumerators("scan_result"))
         self.io_uring_opcodes = tracepoints.io_uring_opcodes(kernel.enumerators("io_uring_op"))
         layouts = (
             tracepoints.io_uring(kernel.parameters, kernel.offset, self.io_uring_opcodes),
             tracepoints.tlb_flush(
                 kernel.parameters, kernel.enumerators("tlb_flush_reason"), _format_of("tlb/tlb_flush")
             ),
+            tracepoints.huge_pages(kernel.parameters, kernel.offset),
+            tracepoints.page_cache(kernel.parameters, kernel.offset, kernel.enumerators("pageflags"), counting),
         )
         self._tracepoints = {name: f"on_{name}" for name in TRACEPOINTS}
         self._missing: dict[str, str] = {}
@@ -164,6 +173,9 @@ class Programs:
         flags += [f"-I{bpf_dir()}", "-Wno-unused-function", "-g0", "-O1"]
         flags += ["-DDETAIL_COUNTS"] * counting + ["-DSAMPLING"] * sampling + ["-DATTACHING"] * attaching
         self.counting = counting
+        self.counters = counters if counters and counters.events else None
+        if self.counters:
+            flags += [f"-D{name}={value}" for name, value in self.counters.constants.items()]
         self.rings = rings
         self._links: list[int] = []
         self._not_held = 0
@@ -177,6 +189,8 @@ class Programs:
                     self._loaded[name] = self._load_tracepoint(bcc, kernel, name, function)
                 for name in ("fault_minor", "fault_major", "take_sample"):
                     self._loaded[name] = self._bpf.load_func(name, bcc.BPF.PERF_EVENT).fd
+            if self.counters:
+                self.counters.connect(self._bpf["counter_events"].map_fd)
             self._engine_program, self._multi = self._load_uprobe(bcc, "engine_probe")
             self._window_programs = {name: self._load_uprobe(bcc, name)[0] for name in WINDOW_PROGRAMS}
         except Exception as error:  # BCC raises bare Exception
@@ -333,13 +347,13 @@ class Programs:
     def ring_descriptor(self, name: str) -> int:
         return int(self._bpf[name].map_fd)
 
-    def take_counters(self, of_phase: Callable[[int], bool]) -> bytes:
-        """Counters per thread and phase: for each a `struct counter_key` and the `struct counters` behind it.
+    def take_counters(self, name: str, of_phase: Callable[[int], bool]) -> bytes:
+        """The map `name` of counters per thread and phase: for each a `struct counter_key` and what is behind it.
 
         Those of phases for which `of_phase` says so are taken out of the kernel map. They should not be counted in any
         more: what is added between the reading and the taking is lost.
         """
-        table = self._bpf["counts"]
+        table = self._bpf[name]
         taken = []
         for key, leaf in table.items():
             if of_phase(key.phase):

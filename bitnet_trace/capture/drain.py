@@ -13,6 +13,7 @@ from bitnet_trace.capture import still_open
 from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.asked import asked_rows
 from bitnet_trace.capture.bpf import FIRST_PHASE, Programs
+from bitnet_trace.capture.counted import perf_rows
 from bitnet_trace.capture.page_sizes import ResidencyLog
 from bitnet_trace.capture.ring import Ring
 from bitnet_trace.capture.samples import SampleLog
@@ -138,7 +139,7 @@ class Drain:
         self._writer.residency(self._residency.take())
         self._step_taskstats()
         self._step_samples()
-        if self._programs.counting:
+        if self._programs.counting or self._programs.counters:
             # A closed phase is taken out one turn after its end: whoever was still counting has finished by then. What
             # began since the phases were looked at is not known yet, but by its number: they only grow.
             left, known = self._open_phases | changed | self._changed_phases, self._newest_phase
@@ -158,8 +159,7 @@ class Drain:
         while self.step():
             pass
         self._write_events(still_open.events(self._programs.threads_left(), end_ns))
-        if self._programs.counting:
-            self._write_counters(lambda _phase: True)
+        self._write_counters(lambda _phase: True)
         self._step_tasks()
         self._step_taskstats()
         self._write_taskstats(self._taskstats.of_running(self._task_log.threads))
@@ -193,9 +193,13 @@ class Drain:
         return dict(self._neighbours)
 
     def _write_counters(self, of_phase: Callable[[int], bool]) -> None:
-        taken = np.frombuffer(self._programs.take_counters(of_phase), _COUNTERS)
-        self._counted += sum(int(taken[name].sum()) for name in _EVENT_COUNTERS)
-        self._writer.counters(taken)
+        if self._programs.counting:
+            taken = np.frombuffer(self._programs.take_counters("counts", of_phase), _COUNTERS)
+            self._counted += sum(int(taken[name].sum()) for name in _EVENT_COUNTERS)
+            self._writer.counters(taken)
+        if self._programs.counters:
+            taken_bytes = self._programs.take_counters("counted", of_phase)
+            self._writer.perf(perf_rows(taken_bytes, self._programs.counters.numbers))
 
     def _step_phases(self) -> set[int]:
         """The numbers of the phases that began or changed."""

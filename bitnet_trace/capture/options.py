@@ -26,6 +26,7 @@ class Options:
     overhead_budget_pct: float = 2.0
     page_sizes: bool = False
     functions: tuple[str, ...] = ()
+    counters: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -39,4 +40,5 @@ class Options:
             "overhead_budget_pct": self.overhead_budget_pct,
             "page_sizes": self.page_sizes,
             "functions": list(self.functions),
+            "counters": list(self.counters),
         }

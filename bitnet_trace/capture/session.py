@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_trace import __version__, host
-from bitnet_trace.capture import calibration, cost, delay_accounting, identity, models, output, symbols, target
+from bitnet_trace.capture import calibration, cost, cpuid, delay_accounting, identity, models, output, symbols, target
 from bitnet_trace.capture.options import Options
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals, die_of_interrupt
@@ -163,14 +163,17 @@ class Run:
         from bitnet_trace.capture.bpf import Programs
 
         host.mount_tracefs()
+        self._vmstat = host.memory_events()
         self._around_ns, self._calibrated = calibration.costs_or_assumed()  # before anything is attached
         sampling = self._options.sample_frequency > 0
+        self._counters = _counters(self._options.counters)
         self._programs = Programs(
             self._options.detail == "counts",
             self._options.rings,
             self._options.maps,
             sampling=sampling,
             attaching=self._attaching,
+            counters=self._counters,
         )
         self._mark("loaded")
         self._timing = cost.StatsWindows(self._programs.cost)
@@ -235,6 +238,9 @@ class Run:
             "clock_offset_ns": time.time_ns() - time.monotonic_ns(),
             "probes": self._kernel_rows,
             "io_uring_opcodes": self._programs.io_uring_opcodes,
+            "counters": self._counters.described if self._counters else [],
+            "tlbs": cpuid.described(),
+            "scan_results": self._programs.scan_results,
         }
 
     def _mark(self, name: str) -> None:
@@ -413,6 +419,7 @@ class Run:
             "windows": self._windows.meta() if self._options.detail != "counts" else None,
             "neighbours": self._drain.neighbours,
             "huge_pages_asked": self._residency.asked,
+            "vmstat": {name: n - self._vmstat.get(name, 0) for name, n in host.memory_events().items()},
             "warnings": [
                 warning
                 for part in (self._placer, self._debuggers, self._drain, self._spaces, self._windows)
@@ -450,6 +457,15 @@ class Run:
         cpus = len(os.sched_getaffinity(0))
         windows_ns = sum(self._windows.governor.spent_ns.values())
         return {**parts, **self._meter.estimate(self._target_cpu_ns, cpus, windows_ns)}
+
+
+def _counters(names: Sequence[str]) -> Any:
+    if not names:
+        return None
+    from bitnet_trace.capture.counters import Counters
+    from bitnet_trace.capture.perf_events import find_events
+
+    return Counters(find_events(names))
 
 
 def _kernel_rows(attached: Mapping[str, str | None]) -> list[dict[str, Any]]:

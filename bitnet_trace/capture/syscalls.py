@@ -41,6 +41,13 @@ def _bpf(command: int, attributes: bytes) -> int:
 # ---- bpf(2) -----------------------------------------------------------------------------------------------------
 
 
+def put_descriptor(map_descriptor: int, key: int, descriptor: int) -> None:
+    """Puts an open perf event into a map of those: the map keeps it open from then on."""
+    number, value = ctypes.c_uint32(key), ctypes.c_uint32(descriptor)
+    addresses = ctypes.addressof(number), ctypes.addressof(value)
+    _bpf(_BPF_MAP_UPDATE_ELEM, struct.pack("<I4xQQQ", map_descriptor, *addresses, 0))
+
+
 def load_multi_uprobe_program(instructions: bytes, name: str) -> int:
     """Loads a program for many uprobes at once (since Linux 6.6); returns its descriptor.
 
@@ -136,6 +143,19 @@ def program_info(program: int) -> dict[str, int]:
 
 
 # ---- perf_event_open(2) -----------------------------------------------------------------------------------------
+
+
+def open_counter(
+    kind: int, configs: tuple[int, int, int], cpu: int, exclude_user: bool = False, exclude_kernel: bool = False
+) -> int:
+    """A perf event that counts on one CPU, whoever runs there; `configs`: config, config1, config2."""
+    flags = exclude_user << 4 | exclude_kernel << 5
+    attributes = struct.pack("<IIQQQQQIIQQ56x", kind, 128, configs[0], 0, 0, 0, flags, 0, 0, *configs[1:])
+    buffer = ctypes.create_string_buffer(attributes, 128)
+    return _call(
+        _NR_PERF_EVENT_OPEN, buffer, ctypes.c_long(-1), ctypes.c_long(cpu), ctypes.c_long(-1),
+        ctypes.c_long(_PERF_FLAG_FD_CLOEXEC),
+    )  # fmt: skip
 
 
 def open_uprobe_event(pmu_type: int, path: str, offset: int) -> int:

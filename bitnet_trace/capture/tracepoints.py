@@ -102,6 +102,12 @@ def io_uring_opcodes(enumerators: Mapping[str, int] | None) -> list[str]:
     return [known.get(value, "") for value in range(max(known, default=-1) + 1)]
 
 
+def names_by_number(enumerators: Mapping[str, int] | None) -> list[str]:
+    """The names of an enum that counts from 0; an empty one where a number has none."""
+    known = {value: name for name, value in (enumerators or {}).items() if 0 <= value < _MAX_OPCODES}
+    return [known.get(value, "") for value in range(max(known, default=-1) + 1)]
+
+
 def sched_switch(parameters: Parameters) -> Mapping[str, int]:
     """Positions of the task that leaves, of the one that comes, and of the former's state; -1: it is no argument."""
     types = parameters("sched_switch") or ()
@@ -121,6 +127,48 @@ def tlb_flush(parameters: Parameters, enumerators: Mapping[str, int] | None, for
     if lacking or len(arguments) != 2:
         return Layout(missing={"tlb_flush": f"the kernel does not say what its reasons mean: {', '.join(lacking)}"})
     return Layout({name: reasons[name] for name in _TLB_REASONS}, {"tlb_flush": "on_tlb_flush"})
+
+
+def huge_pages(parameters: Parameters, offset: Offset) -> Layout:
+    """Where the outcome of a collapse lies: the last argument. Whose memory it is, mm_struct.owner says (memcg)."""
+    anonymous, of_file = parameters("mm_collapse_huge_page"), parameters("mm_khugepaged_collapse_file")
+    owner = offset("mm_struct.owner")
+    if anonymous is None or owner is None:
+        why = _NO_TRACEPOINT if anonymous is None else "this kernel does not say whose memory it is (CONFIG_MEMCG)"
+        return Layout(missing={"mm_collapse_huge_page": why})
+    constants = {"COLLAPSE_STATUS": len(anonymous) - 1, "MM_OWNER": owner, "COLLAPSE_FILE_STATUS": _ABSENT}
+    attach = {"mm_collapse_huge_page": "on_mm_collapse_huge_page"}
+    words = [place for place, kind in enumerate(of_file or ()) if kind in ("long unsigned int", "unsigned long")]
+    if of_file is None or len(words) < 2:
+        return Layout(constants, attach, {"mm_khugepaged_collapse_file": _NO_TRACEPOINT})
+    constants.update(COLLAPSE_FILE_STATUS=len(of_file) - 1, COLLAPSE_FILE_ADDRESS=words[1])
+    return Layout(constants, {**attach, "mm_khugepaged_collapse_file": "on_mm_khugepaged_collapse_file"})
+
+
+def page_cache(
+    parameters: Parameters, offset: Offset, page_flags: Mapping[str, int] | None, counting: bool = False
+) -> Layout:
+    """How large a folio is that came into the page cache, and of which file. Nothing where only counters are kept."""
+    name = "mm_filemap_add_to_page_cache"
+    places = {
+        "FOLIO_MAPPING": offset("folio.mapping"),
+        "FOLIO_FLAGS": offset("folio.flags"),
+        "FOLIO_ORDER": _first_of(offset, "folio._flags_1", "folio._folio_order"),  # the low byte of the one
+        "FOLIO_HEAD": (page_flags or {}).get("PG_head"),
+        "MAPPING_HOST": offset("address_space.host"),
+    }
+    if counting:
+        return Layout()
+    if parameters(name) != ["struct folio *"]:
+        return Layout(missing={name: _NO_TRACEPOINT})
+    if None in places.values():
+        return Layout(missing={name: "this kernel does not say how large its folios are"})
+    constants = {key: value for key, value in places.items() if value is not None}
+    attach = {name: f"on_{name}"}
+    ahead = ("page_cache_sync_ra", "page_cache_async_ra")
+    if any((parameters(one) or [""])[0] != "struct inode *" or len(parameters(one) or ()) != 4 for one in ahead):
+        return Layout(constants, attach, dict.fromkeys(ahead, _NO_TRACEPOINT))
+    return Layout({**constants, "READAHEAD_INODE": 0}, {**attach, **{one: f"on_{one}" for one in ahead}})
 
 
 def _printed_reasons(format_text: str) -> dict[str, int]:

@@ -21,6 +21,17 @@ def _environment(_context: click.Context, _parameter: click.Parameter, pairs: tu
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
+def _counter_names(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    from bitnet_trace.capture.perf_events import split_names
+
+    names = split_names(text)
+    if not names:
+        raise click.BadParameter("no name of a counter in it")
+    return tuple(names)
+
+
 _TRACING = (
     click.option(
         "-o", "--output", type=click.Path(path_type=Path), help="The recording; default: NAME-DATE-TIME.btrace here."
@@ -75,6 +86,13 @@ _TRACING = (
         metavar="NAME",
         help="Count the calls of a function, in windows as the budget allows; `*` is any text. May be given several "
         "times.",
+    ),
+    click.option(
+        "--counters",
+        callback=_counter_names,
+        metavar="NAMES",
+        help="Count events by perf's names, per thread and phase: `cycles,instructions,dTLB-load-misses`, "
+        "`cpu/event=0x3c/u`, `sched:sched_switch`; or a set: software, hardware, default (both).",
     ),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing of our own when all went well."),
 )

@@ -3,9 +3,11 @@
 import numpy as np
 
 from bitnet_trace.recording.header import (
+    COLLAPSE_FILE,
     DURATION_ONLY,
     IO_UNKNOWN_OPCODE,
     READ_DIRECT,
+    READAHEAD_ASYNC,
     WAIT_REASON_SHIFT,
     FaultFlag,
     IoFlag,
@@ -21,12 +23,14 @@ from bitnet_trace.recording.header import (
 )
 
 __all__ = [
+    "COLLAPSE_FILE",
     "COUNTERS_DTYPE",
     "COUNTER_FIELDS",
     "COUNTER_KEY_DTYPE",
     "DURATION_ONLY",
     "EVENT_DTYPE",
     "IO_UNKNOWN_OPCODE",
+    "READAHEAD_ASYNC",
     "READ_DIRECT",
     "SAMPLE_DTYPE",
     "TASK_DTYPE",

@@ -38,6 +38,10 @@ _TYPES: dict[str, type] = {
     "huge_pages_asked": dict,
     "io_uring_opcodes": list,
     "io_uring_overflows": int,
+    "counters": list,
+    "tlbs": list,
+    "scan_results": list,
+    "vmstat": dict,
     "complete": bool,
 }
 _ITEM_TYPES: dict[str, type] = {
@@ -48,6 +52,9 @@ _ITEM_TYPES: dict[str, type] = {
     "buffers_reported": list,
     "warnings": str,
     "io_uring_opcodes": str,
+    "counters": dict,
+    "tlbs": dict,
+    "scan_results": str,
 }
 
 

@@ -137,6 +137,11 @@ class Recording:
         return self._table("scheduling")
 
     @cached_property
+    def perf(self) -> pd.DataFrame:
+        """What perf's counters counted by thread and phase, the columns of schema.PERF_SCHEMA, as deltas."""
+        return self._table("perf")
+
+    @cached_property
     def stored_counters(self) -> pd.DataFrame:
         """The counters that the kernel kept (`--detail counts`): tid, phase and layout.COUNTER_FIELDS, as deltas."""
         return self._table("counters")

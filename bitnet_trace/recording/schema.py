@@ -14,7 +14,7 @@ LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (
     *("events", "counters", "phases", "threads", "maps", "areas", "residency", "tensors", "taskstats"),
-    *("samples", "stacks", "symbols", "windows", "calls", "scheduling"),
+    *("samples", "stacks", "symbols", "windows", "calls", "scheduling", "perf"),
 )
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
@@ -223,9 +223,23 @@ CALL_SCHEMA = pa.schema(
     ]
 )
 
-SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE = (
+# What perf's counters counted of a thread in a phase, as deltas; `counter`: a row of meta["counters"]. `enabled_ns`:
+# time in which it was to be counted, `running_ns`: in which the PMU had a place for it; `until_ns`: the last edge.
+PERF_SCHEMA = pa.schema(
+    [
+        ("tid", pa.uint32()),
+        ("phase", pa.uint32()),
+        ("counter", pa.uint32()),
+        ("count", pa.uint64()),
+        ("enabled_ns", pa.uint64()),
+        ("running_ns", pa.uint64()),
+        ("until_ns", pa.int64()),
+    ]
+)
+
+SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE, PERF_DTYPE = (
     np.dtype([(field.name, field.type.to_pandas_dtype()) for field in schema])
-    for schema in (SAMPLE_SCHEMA, STACK_SCHEMA)
+    for schema in (SAMPLE_SCHEMA, STACK_SCHEMA, PERF_SCHEMA)
 )
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -244,6 +258,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "windows": WINDOW_SCHEMA,
     "calls": CALL_SCHEMA,
     "scheduling": SCHEDULING_SCHEMA,
+    "perf": PERF_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -263,6 +278,7 @@ NULLABLE = {
     "windows": frozenset[str](),
     "calls": frozenset[str](),
     "scheduling": frozenset({"call", "error", "cpus", "policy", "priority", "nice"}),
+    "perf": frozenset[str](),
 }
 
 # Fields that are moments of CLOCK_MONOTONIC.
@@ -282,4 +298,5 @@ TIMES = {
     "windows": frozenset({"begin_ns", "end_ns"}),
     "calls": frozenset({"begin_ns", "end_ns"}),
     "scheduling": frozenset({"ts_ns"}),
+    "perf": frozenset({"until_ns"}),
 }

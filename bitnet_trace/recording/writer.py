@@ -27,6 +27,7 @@ from bitnet_trace.recording.schema import (
     LOG_NAMES,
     META_NAME,
     META_TEMPORARY_NAME,
+    PERF_DTYPE,
     SAMPLE_ROW_DTYPE,
     SCHEMA_VERSION,
     SCHEMAS,
@@ -145,6 +146,10 @@ class Writer:
     def scheduling(self, rows: Iterable[Row]) -> None:
         """Appends what threads asked of the scheduler, and had: schema.SCHEDULING_SCHEMA, None for what was not set."""
         self._append_rows("scheduling", rows)
+
+    def perf(self, array: npt.NDArray[np.void]) -> None:
+        """Appends what perf's counters counted since the last call: schema.PERF_DTYPE."""
+        self._append_array("perf", array, PERF_DTYPE)
 
     def update_meta(self, **values: Any) -> None:
         """Sets keys of meta.json; readers see the old file or the new one, never a part."""

@@ -9,11 +9,14 @@ import pandas as pd
 from bitnet_trace.analysis.barrier_tables import BarrierReport
 from bitnet_trace.analysis.fault_places import FaultPlaces
 from bitnet_trace.analysis.findings import Finding
+from bitnet_trace.analysis.perf_counters import PerfCounters
 from bitnet_trace.analysis.profile import Profile
 from bitnet_trace.analysis.report import Report
+from bitnet_trace.analysis.tlb_reach import TlbReach
 from bitnet_trace.columns import (
     BARRIER_PHASES,
     BARRIER_THREADS,
+    COLLAPSES,
     COUNTERS,
     FINDINGS,
     FUNCTIONS,
@@ -21,6 +24,9 @@ from bitnet_trace.columns import (
     LOAD_PATH,
     PAGES,
     PAGES_ADVISED,
+    PERF_PHASES,
+    PERF_RATES,
+    PERF_THREADS,
     PHASE_SUMS,
     PHASE_TIME,
     PHASES,
@@ -34,6 +40,7 @@ from bitnet_trace.columns import (
     SUMMARY,
     TASKSTATS,
     THREADS,
+    TLB_REACH,
     TOKEN_TIME,
     TOKENS,
     WAITS,
@@ -71,8 +78,10 @@ def to_dict(report: Report) -> dict[str, Any]:
         "load": None
         if report.load_path is None
         else {"by_phase": records(report.load_path, LOAD_PATH), "requests": report.load_requests},
+        "counters": _counters(report.perf),
         "taskstats": {**report.taskstats_summary, "threads": records(report.taskstats, TASKSTATS)},
         "tlb": report.tlb,
+        "tlb_reach": _tlb_reach(report.tlb_reach),
         "io": report.io,
         "functions": None if report.profile is None else records(report.profile.functions, FUNCTIONS),
         "profile": _profile(report.profile),
@@ -110,7 +119,34 @@ def _pages(report: Report) -> dict[str, Any] | None:
         "resident": records(report.places.pages.resident, PAGES),
         "advised": records(report.places.pages.advised, PAGES_ADVISED),
         "asked": report.recording.meta.get("huge_pages_asked"),
+        "collapses": records(report.collapses, COLLAPSES),
+        "of_machine": report.recording.meta.get("vmstat"),
         **{key: host.get(key) for key in ("thp_enabled", "thp_defrag", "thp_shmem", "huge_pools")},
+    }
+
+
+def _tlb_reach(found: TlbReach | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "how": "estimated",
+        "touched_bytes_per_token": found.touched_bytes,
+        "experts": found.experts,
+        "levels": records(found.levels, TLB_REACH),
+    }
+
+
+def _counters(found: PerfCounters | None) -> dict[str, Any] | None:
+    """perf's counters; None where none were asked for."""
+    if found is None:
+        return None
+    return {
+        "names": list(found.names),
+        "missing": found.missing,
+        "late_pct": found.late_pct,
+        "by_phase": records(found.by_phase, PERF_PHASES),
+        "by_thread": records(found.by_thread, PERF_THREADS),
+        "rates": records(found.rates, PERF_RATES),
     }
 
 

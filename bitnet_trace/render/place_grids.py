@@ -6,7 +6,16 @@ from bitnet_trace.analysis.fault_places import FaultPlaces
 from bitnet_trace.analysis.page_sizes import PageSizes
 from bitnet_trace.analysis.regions import MODEL
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.columns import LOAD_PATH, PLACE_SUMS, PLACES_LAYER, PLACES_REGION, PLACES_TENSOR, Column, by_key
+from bitnet_trace.columns import (
+    COLLAPSES,
+    LOAD_PATH,
+    PLACE_SUMS,
+    PLACES_LAYER,
+    PLACES_REGION,
+    PLACES_TENSOR,
+    Column,
+    by_key,
+)
 from bitnet_trace.render.format import MISSING, amount, duration, size, three_digits
 from bitnet_trace.render.grids import Grid, has_values, rows_of
 
@@ -38,6 +47,21 @@ def loading(report: Report) -> Grid | None:
         sizes, times = report.load_requests["size_bytes"], report.load_requests["latency_ns"]
         told = ", ".join(f"{name} {size(sizes[name])} in {duration(times[name])}" for name in ("p50", "p90", "max"))
         grid.notes.append(f"{amount(report.load_requests['calls'])} reads of it: {told}")
+    return grid
+
+
+def huge_pages(report: Report) -> Grid | None:
+    """Collapses, and what the whole machine has split; None without any collapse."""
+    table = report.collapses
+    if not len(table):
+        return None
+    grid = Grid("Huge pages made of small ones", [one.title for one in COLLAPSES], rows_of(table, list(COLLAPSES)), 3)
+    machine = report.recording.meta.get("vmstat", {})
+    split = [
+        f"{name} {machine[name]:,}" for name in ("thp_split_page", "thp_split_pmd") if type(machine.get(name)) is int
+    ]
+    if split:
+        grid.notes.append(f"split meanwhile, by any program of the machine: {', '.join(split)}")
     return grid
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.render import barrier_grids, grids, place_grids, profile_grids
+from bitnet_trace.render import barrier_grids, grids, perf_grids, place_grids, profile_grids
 from bitnet_trace.render.grids import Grid
 
 
@@ -27,9 +27,18 @@ def sections(report: Report) -> list[Section]:
         _section("threads", "Threads", grids.threads(report), grids.taskstats(report)),
         _section("waiting", "Waiting", grids.run_queue(report), *grids.waits(report)),
         _section("barriers", "Barriers", *barrier_grids.grids(report)),
+        Section(
+            "counters", "Counters", perf_grids.grids(report.perf, report.names), perf_grids.missing_lines(report.perf)
+        ),
         _section("functions", "Functions", *profile_grids.grids(report.profile)),
         _section("io", "I/O", grids.io_uring(report)),
-        _section("places", "Where faults fell", *place_grids.grids(report.places, fault_around)),
+        _section(
+            "places",
+            "Where faults fell",
+            *place_grids.grids(report.places, fault_around),
+            place_grids.huge_pages(report),
+            perf_grids.tlb_reach(report.tlb_reach),
+        ),
         Section("faults", "Page-fault latency", lines=[grids.fault_latency(report)]),
         Section(
             "health",

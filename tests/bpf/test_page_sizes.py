@@ -113,3 +113,14 @@ def test_huge_pages_that_were_not_given_are_found(program, trace):
     (found,) = [one for one in report.findings if one.rule == "huge_pages_not_given"]
     assert found.figure == 0
     assert "prctl" in found.evidence[1]
+
+
+def test_collapses(program, trace):
+    """Blocks that MADV_COLLAPSE made huge pages of, as the program was told."""
+    traced = trace([program("collapse.c"), 7])
+    (truth,) = traced.lines
+    if not truth["made"]:
+        pytest.skip("this kernel has no MADV_COLLAPSE, or no room for huge pages")
+    table = build_report(traced.recording).collapses
+    assert table[(table["result"] == "made") & (table["what"] == "anonymous")]["n"].sum() == truth["made"] == 7
+    assert traced.recording.meta["vmstat"]["thp_collapse_alloc"] >= 7

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_trace.capture import btf
-from bitnet_trace.capture.tracepoints import io_uring, io_uring_opcodes, sched_switch, tlb_flush
+from bitnet_trace.capture.tracepoints import huge_pages, io_uring, io_uring_opcodes, page_cache, sched_switch, tlb_flush
 
 DATA = Path(__file__).parent.parent / "data/tracepoints"
 OPCODES = ["NOP", "READV", "WRITEV", "FSYNC", "READ_FIXED", "WRITE_FIXED", "POLL_ADD"]
@@ -240,6 +240,60 @@ def test_parameters_of_a_tracepoint():
 def test_enumerators():
     assert KERNEL.enumerators("why") == {"BECAUSE": 7, "NOT": -1}
     assert KERNEL.enumerators("thing") is None
+
+
+ANONYMOUS = ["struct mm_struct *", "int", "int"]
+OF_FILE = [
+    *("struct mm_struct *", "struct folio *", "long unsigned int", "long unsigned int", "bool", "struct file *", "int"),
+    "int",
+]
+
+
+@pytest.mark.parametrize(
+    ("prototypes_of", "offsets", "constants", "missing"),
+    [
+        (
+            {"mm_collapse_huge_page": ANONYMOUS, "mm_khugepaged_collapse_file": OF_FILE},
+            {"mm_struct.owner": 1296},
+            {"COLLAPSE_STATUS": 2, "COLLAPSE_FILE_STATUS": 7, "COLLAPSE_FILE_ADDRESS": 3, "MM_OWNER": 1296},
+            [],
+        ),
+        (
+            {"mm_collapse_huge_page": ANONYMOUS},
+            {"mm_struct.owner": 8},
+            {"COLLAPSE_STATUS": 2, "COLLAPSE_FILE_STATUS": -1, "MM_OWNER": 8},
+            ["mm_khugepaged_collapse_file"],
+        ),
+        ({"mm_collapse_huge_page": ANONYMOUS}, {}, {}, ["mm_collapse_huge_page"]),
+        ({}, {"mm_struct.owner": 8}, {}, ["mm_collapse_huge_page"]),
+    ],
+)
+def test_collapses(prototypes_of, offsets, constants, missing):
+    found = huge_pages(prototypes_of.get, offsets.get)
+    assert found.constants == constants
+    assert list(found.missing) == missing
+
+
+FOLIO = {"folio.mapping": 24, "folio.flags": 0, "folio._flags_1": 64, "address_space.host": 0}
+ADDED = {"mm_filemap_add_to_page_cache": ["struct folio *"]}
+ASKED = ["struct inode *", "long unsigned int", "struct file_ra_state *", "long unsigned int"]
+AHEAD = {"page_cache_sync_ra": ASKED, "page_cache_async_ra": ASKED}
+
+
+def test_the_page_cache():
+    found = page_cache((ADDED | AHEAD).get, FOLIO.get, {"PG_head": 6})
+    assert {**found.constants} == {
+        "FOLIO_MAPPING": 24,
+        "FOLIO_FLAGS": 0,
+        "FOLIO_ORDER": 64,
+        "FOLIO_HEAD": 6,
+        "MAPPING_HOST": 0,
+        "READAHEAD_INODE": 0,
+    }
+    assert set(found.attach) == {*ADDED, *AHEAD}
+    assert set(page_cache(ADDED.get, FOLIO.get, {"PG_head": 6}).missing) == set(AHEAD)
+    assert not page_cache(ADDED.get, {**FOLIO, "folio._flags_1": None}.get, {"PG_head": 6}).attach
+    assert not page_cache({"mm_filemap_add_to_page_cache": ["struct page *"]}.get, FOLIO.get, {"PG_head": 6}).attach
 
 
 @pytest.mark.skipif(not btf.VMLINUX.exists(), reason=f"no {btf.VMLINUX}")

@@ -1,0 +1,47 @@
+"""What had to be brought into the page cache, and what was there: one file, cold and warm."""
+
+import os
+
+import pytest
+from model_files import write_spaced
+
+from bitnet_trace.analysis.report import build_report
+
+
+def evict(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.gguf"
+    write_spaced(path, 101)
+    return path
+
+
+def load_row(traced):
+    (row,) = build_report(traced.recording).load_path.to_dict("records")
+    return row
+
+
+def test_cold_and_warm_by_read(model, trace):
+    size = model.stat().st_size
+    evict(model)
+    cold = load_row(trace(["cat", model]))
+    assert cold["missed_bytes"] == -(-size // 4096) * 4096
+    assert (cold["cache"], cold["cached_read_bytes"]) == ("cold", size)
+    assert cold["readahead_waited"] >= 1
+    warm = load_row(trace(["cat", model]))
+    assert (warm["cache"], warm["missed_bytes"], warm["cached_read_bytes"]) == ("warm", 0, size)
+    assert (warm["readahead_waited"], warm["readahead_ahead"]) == (0, 0)
+
+
+def test_past_the_page_cache(model, trace):
+    size = model.stat().st_size // 65536 * 65536
+    evict(model)
+    command = ["dd", f"if={model}", "of=/dev/null", "bs=64K", f"count={size // 65536}", "iflag=direct"]
+    row = load_row(trace(command))
+    assert (row["direct_read_bytes"], row["missed_bytes"]) == (size, 0)
