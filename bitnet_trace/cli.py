@@ -32,6 +32,7 @@ _LINE_LIMIT = 1000
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("bitnet_trace.commands.run:run", "Trace a program from its first instruction."),
     "attach": ("bitnet_trace.commands.attach:attach", "Trace a program that runs already."),
+    "top": ("bitnet_trace.commands.top:top", "See it live: threads, phases, tokens, functions; or replay a recording."),
     "report": ("bitnet_trace.commands.report:report", "Show a recording: phases, threads, faults, waits, advice."),
     "compare": ("bitnet_trace.commands.compare:compare", "Which differences between recordings are real, and why."),
     "export": ("bitnet_trace.commands.export:export", "A recording for trace viewers, flame graphs, data frames."),

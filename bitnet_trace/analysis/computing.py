@@ -8,7 +8,7 @@ import pandas as pd
 from bitnet_trace.analysis.tables import ENGINE_CALL_NAMES
 
 # A thread computes in a phase when it ran for this share of the busiest one's time: they have like pieces of the work.
-_COMPUTES_SHARE = 0.2
+COMPUTES_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def computing(counters: pd.DataFrame, phases: pd.DataFrame) -> Iterator[Computin
         whole_ns = int(of_process["dur_ns"].sum())
         own = located[(located["name"] == name) & (located["pid"] == pid)]
         sums = own.groupby("tid")[["cpu_ns", "runq_wait_ns"]].sum()
-        chosen = sums[sums["cpu_ns"] >= max(_COMPUTES_SHARE * sums["cpu_ns"].max(), 1)] if len(sums) else sums
+        chosen = sums[sums["cpu_ns"] >= max(COMPUTES_SHARE * sums["cpu_ns"].max(), 1)] if len(sums) else sums
         yield Computing(
             name=str(name),
             dur_ns=whole_ns,

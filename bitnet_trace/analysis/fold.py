@@ -63,19 +63,24 @@ def fold_events(events: Events | Iterable[Events], phases: pd.DataFrame) -> pd.D
     as int64: sums, and for rss_peak_bytes the maximum. A count bills to the event's own phase; time on and off the CPU,
     on the run queue and in futex, read and memory calls is split at the phase edges of its process.
     """
-    edges = PhaseEdges(phases)
+    edges = PhaseEdges.of(phases)
     batches = [events] if isinstance(events, np.ndarray) else events
-    sums: list[_Sums] = []
+    sums: list[Sums] = []
     size, limit = 0, _SIZE_AT_LEAST
     for batch in batches:
-        edges.expect(len(batch))
-        sums.append(_Fold(batch, edges).result())
+        sums.append(fold_batch(batch, edges))
         size += sums[-1].size
         if size > limit:  # so that each sum is added up a few times at most, however many batches there are
             sums = [_added(sums)]
             size = sums[0].size
             limit = 2 * size + _SIZE_AT_LEAST
     return _added(sums).table()
+
+
+def fold_batch(events: Events, edges: PhaseEdges) -> "Sums":
+    """The same of one batch, as plain arrays."""
+    edges.expect(len(events))
+    return _Fold(events, edges).result()
 
 
 def from_stored(stored: pd.DataFrame) -> pd.DataFrame:
@@ -89,16 +94,16 @@ def from_stored(stored: pd.DataFrame) -> pd.DataFrame:
             sums = np.zeros(len(unique), dtype=np.int64)
             (np.maximum if name in MAXIMA else np.add).at(sums, place, values)
             columns[name] = _sparse(sums)
-    return _Sums(unique, columns).table()
+    return Sums(unique, columns).table()
 
 
 def add_counters(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     """Both together: sums, and of maxima the larger."""
-    return _added([_Sums.of(left), _Sums.of(right)]).table()
+    return _added([Sums.of(left), Sums.of(right)]).table()
 
 
 @dataclass(frozen=True)
-class _Sums:
+class Sums:
     """Counters while they are added up: of phase << 32 | tid, `keys` in ascending order.
 
     `columns`: of a counter the places in `keys` where it is not 0, and its values there; most counters of most keys
@@ -109,13 +114,13 @@ class _Sums:
     columns: dict[str, tuple[Rows, npt.NDArray[np.int64]]]
 
     @staticmethod
-    def of(table: pd.DataFrame) -> "_Sums":
+    def of(table: pd.DataFrame) -> "Sums":
         """Of a table whose keys differ."""
         phase, tid = (table.index.get_level_values(name).to_numpy(dtype=np.uint64) for name in ("phase", "tid"))
         keys = phase << _KEY_SHIFT | tid
         order = np.argsort(keys)
         values = {name: table[name].to_numpy(dtype=np.int64)[order] for name in COUNTER_FIELDS}
-        return _Sums(keys[order], {name: _sparse(column) for name, column in values.items() if column.any()})
+        return Sums(keys[order], {name: _sparse(column) for name, column in values.items() if column.any()})
 
     @property
     def size(self) -> int:
@@ -140,7 +145,7 @@ class _Sums:
         return pd.DataFrame(values, index=index, copy=False)
 
 
-def _added(sums: list[_Sums]) -> _Sums:
+def _added(sums: list[Sums]) -> Sums:
     if len(sums) == 1:
         return sums[0]
     keys = _different([one.keys for one in sums])
@@ -154,7 +159,7 @@ def _added(sums: list[_Sums]) -> _Sums:
                 at = place[rows]  # each once
                 values[at] = np.maximum(values[at], amounts) if name in MAXIMA else values[at] + amounts
             columns[name] = _sparse(values)
-    return _Sums(keys, columns)
+    return Sums(keys, columns)
 
 
 def _different(keys: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
@@ -183,7 +188,7 @@ class _Fold:
         # Parts of durations in other phases than their record's: counter, keys, amounts.
         self._moved: list[tuple[str, npt.NDArray[np.uint64], npt.NDArray[np.float64]]] = []
 
-    def result(self) -> _Sums:
+    def result(self) -> Sums:
         steps: dict[int, Callable[[Rows], None]] = {
             Kind.FAULT: self._faults,
             Kind.POPULATE: self._populate,
@@ -210,7 +215,7 @@ class _Fold:
                 self._memory_calls(_MEMORY_CALLS[kind], rows)
         return self._gathered()
 
-    def _gathered(self) -> _Sums:
+    def _gathered(self) -> Sums:
         unique = _different([self._keys, *(keys for _, keys, _ in self._moved)])
         sums = {name: np.zeros(len(unique), np.int64) for name in [*self._sums, *(name for name, _, _ in self._moved)]}
         place = np.searchsorted(unique, self._keys)
@@ -221,7 +226,7 @@ class _Fold:
         some = np.zeros(len(unique), dtype=bool)
         for values in sums.values():
             some |= values != 0
-        return _Sums(unique[some], {name: _sparse(values[some]) for name, values in sums.items()})
+        return Sums(unique[some], {name: _sparse(values[some]) for name, values in sums.items()})
 
     def _counted(self, rows: Rows) -> Rows:
         """Those of `rows` that are events themselves and not only a duration of one that was counted already."""

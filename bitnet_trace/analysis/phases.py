@@ -1,8 +1,8 @@
 """Names phases, and says which phase a process was in at any time."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from bitnet_trace.recording.phase_log import BETWEEN_CALLS, CALL_ROLES
 
 PHASE_NAMES = ("startup", "load", "init", "warmup", "prefill", "decode", "sample", "idle", "teardown")
 UNKNOWN = "unknown"
+ATTACHED = "attached"  # the role of a process that ran before the tracer came, until its next call
 # Before the first call and after the last, a sleep shorter than this is part of the work there (a lock, a thread
 # that is joined); a longer one is a server that waits for requests.
 IDLE_MIN_NS = 1_000_000_000
@@ -32,7 +33,7 @@ def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
     rows = _rows(ordered)
     for _, positions in groups(ordered["pid"].to_numpy(dtype=np.int64)):
         own = [rows[position] for position in positions]
-        for position, name, token in zip(positions, *_names_of_process(own), strict=True):
+        for position, name, token in zip(positions, *names_of_process(own), strict=True):
             names[position] = name
             tokens[position] = token
     return ordered.assign(name=pd.array(names, dtype="string"), token=pd.array(tokens, dtype="Int64"))
@@ -72,8 +73,52 @@ def _rows(phases: pd.DataFrame) -> list[_Phase]:
     return [_Phase(*row) for row in zip(*values, strict=True)]
 
 
-def _names_of_process(rows: list[_Phase]) -> tuple[list[str], list[int | None]]:
-    """Names and token numbers of the phases of one process, in order of begin."""
+@dataclass
+class Earlier:
+    """What has to be known of the phases of a process to name those that follow."""
+
+    contexts: dict[int, tuple[bool, int]] = field(default_factory=dict)  # by context: was prefilled, decoded tokens
+    attached: bool = False
+    last: _Phase | None = None
+    call: _Phase | None = None  # the last
+    decoded: bool = False
+
+    def after(self, rows: list[_Phase], names: list[str]) -> "Earlier":
+        """The same when `rows` have come with these names."""
+        calls = [row for row in rows if row.role in CALL_ROLES]
+        contexts = dict(self.contexts)
+        for row, name in zip(rows, names, strict=True):
+            prefilled, n_decoded = contexts.get(row.context, (False, 0))
+            if name == "prefill":
+                contexts[row.context] = prefilled or row.n_marks > 0, n_decoded
+            elif name == "decode":
+                contexts[row.context] = True, n_decoded + 1
+        return Earlier(
+            contexts=contexts,
+            attached=self.attached or any(row.role == ATTACHED for row in rows),
+            last=rows[-1] if rows else self.last,
+            call=calls[-1] if calls else self.call,
+            decoded=self.decoded or any(row.role == "decode" for row in calls),
+        )
+
+
+def phase_of_row(row: Mapping[str, Any]) -> _Phase:
+    """Of a row of PhaseLog: what its name depends on."""
+    end_ns = row["end_ns"]
+    return _Phase(
+        role=row["role"],
+        context=row["context"] or 0,
+        dur_ns=None if end_ns is None else end_ns - row["begin_ns"],
+        exited=row["end_kind"] == PhaseEnd.EXIT,
+        n_tokens=row["n_tokens"],
+        n_marks=row["n_sampled"] + row["n_logits"],
+        is_warmup=row["warmup"] or row["before_reset"],
+    )
+
+
+def names_of_process(rows: list[_Phase], earlier: Earlier | None = None) -> tuple[list[str], list[int | None]]:
+    """Names and token numbers of the phases of one process, in order of begin; `earlier`: of those before them."""
+    earlier = earlier or Earlier()
     names = [row.role if row.role in PHASE_NAMES else UNKNOWN for row in rows]
     tokens: list[int | None] = [None] * len(rows)
     calls: dict[int, list[int]] = {}
@@ -81,23 +126,25 @@ def _names_of_process(rows: list[_Phase]) -> tuple[list[str], list[int | None]]:
         if row.role == "decode":
             calls.setdefault(row.context, []).append(index)
     for indices in calls.values():
-        _name_decode_calls(rows, indices, names, tokens)
-    _name_between_calls(rows, names)
+        _name_decode_calls(rows, indices, names, tokens, earlier)
+    _name_between_calls(rows, names, earlier)
     return names, tokens
 
 
-def _name_decode_calls(rows: list[_Phase], indices: list[int], names: list[str], tokens: list[int | None]) -> None:
+def _name_decode_calls(
+    rows: list[_Phase], indices: list[int], names: list[str], tokens: list[int | None], earlier: Earlier
+) -> None:
     # of a process that ran before the tracer came it is not known what the context has in it
-    is_attached = bool(rows) and rows[0].role == "attached"
-    prefilled = is_attached
-    n_decoded = 0
+    is_attached = earlier.attached or (bool(rows) and rows[0].role == ATTACHED)
+    prefilled, n_decoded = earlier.contexts.get(rows[indices[0]].context, (is_attached, 0))
     for index, next_index in zip(indices, [*indices[1:], None], strict=True):
         row = rows[index]
         if row.is_warmup:
             names[index] = "warmup"
             continue
         is_piece = row.n_marks == 0 and next_index is not None
-        after_idle = index > 0 and rows[index - 1].role in ("idle", "attached")
+        before = rows[index - 1] if index > 0 else earlier.last
+        after_idle = before is not None and before.role in ("idle", ATTACHED)
         is_new_prompt = after_idle and row.n_tokens is not None and row.n_tokens > max(row.n_marks, 1)
         if not prefilled or is_piece or is_new_prompt:
             names[index] = "prefill"
@@ -108,16 +155,17 @@ def _name_decode_calls(rows: list[_Phase], indices: list[int], names: list[str],
             tokens[index] = n_decoded
 
 
-def _name_between_calls(rows: list[_Phase], names: list[str]) -> None:
+def _name_between_calls(rows: list[_Phase], names: list[str], earlier: Earlier) -> None:
     calls = [index for index, row in enumerate(rows) if row.role in CALL_ROLES]
-    if not calls:
+    if not calls and earlier.call is None:
         return
     working = [index for index in calls if rows[index].role != "teardown"]
     last_working = working[-1] if working else -1
     decodes = [index for index in calls if rows[index].role == "decode"]
-    first_decode = decodes[0] if decodes else len(rows)
-    process_ended = any(row.exited for row in rows[last_working + 1 :]) or calls[-1] > last_working
-    before: _Phase | None = None
+    has_decoded = earlier.decoded or bool(decodes)
+    first_decode = -1 if earlier.decoded else decodes[0] if decodes else len(rows)
+    process_ended = any(row.exited for row in rows[last_working + 1 :]) or (bool(calls) and calls[-1] > last_working)
+    before = earlier.call
     for index, row in enumerate(rows):
         if row.role in CALL_ROLES:
             before = row
@@ -127,7 +175,7 @@ def _name_between_calls(rows: list[_Phase], names: list[str]) -> None:
         short = row.dur_ns is not None and row.dur_ns < IDLE_MIN_NS
         if row.role == "idle" and not short:
             continue
-        if before.role == "teardown" or (decodes and index > last_working and process_ended):
+        if before.role == "teardown" or (has_decoded and index > last_working and process_ended):
             names[index] = "teardown"
         elif before.role in ("load", "init") and index < first_decode:
             names[index] = "init"
@@ -163,7 +211,7 @@ def timelines(phases: pd.DataFrame) -> dict[int, Timeline]:
     result = {}
     for pid, own in groups(ordered["pid"].to_numpy(dtype=np.int64)):
         if overlapped[own].any():
-            begin_ns, phase = _newest_open(ids[own], begins_ns[own], ends_ns[own])
+            begin_ns, phase = newest_open(ids[own], begins_ns[own], ends_ns[own])
         else:
             begin_ns, phase = begins_ns[own], ids[own]
         begin_ns[0] = np.iinfo(np.int64).min
@@ -171,7 +219,7 @@ def timelines(phases: pd.DataFrame) -> dict[int, Timeline]:
     return result
 
 
-def _newest_open(
+def newest_open(
     ids: npt.NDArray[np.uint32], begin_ns: npt.NDArray[np.int64], end_ns: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
     segments = list(_segments(ids.tolist(), begin_ns.tolist(), end_ns.tolist()))

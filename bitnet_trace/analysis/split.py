@@ -33,18 +33,25 @@ class Parts:
 class PhaseEdges:
     """The phase edges of all processes, for looking up many durations at once."""
 
-    def __init__(self, phases: pd.DataFrame) -> None:
-        """`phases` has the columns of schema.PHASE_SCHEMA."""
-        self._timelines = timelines(phases)
-        unique = phases.drop_duplicates("id", keep="last").sort_values("id")
-        self._ids = unique["id"].to_numpy(dtype=np.uint32)
-        self._pids = unique["pid"].to_numpy(dtype=np.int64)
-        self._begin_ns = unique["begin_ns"].to_numpy(dtype=np.int64, copy=True)
+    def __init__(self, lines: dict[int, Timeline], ids: npt.NDArray[np.uint32], pids: Ints, begin_ns: Ints) -> None:
+        """`lines`: by process; of each phase, by `ids` in ascending order, its process and begin."""
+        self._timelines, self._ids, self._pids, self._begin_ns = lines, ids, pids, begin_ns
         self._parts_left = _PARTS_AT_LEAST
         # What began earlier than this is looked up; a phase with several segments has no one begin.
         for timeline in self._timelines.values():
             ids, counts = np.unique(timeline.phase, return_counts=True)
             self._begin_ns[np.searchsorted(self._ids, ids[counts > 1])] = np.iinfo(np.int64).max
+
+    @staticmethod
+    def of(phases: pd.DataFrame) -> "PhaseEdges":
+        """`phases` has the columns of schema.PHASE_SCHEMA."""
+        unique = phases.drop_duplicates("id", keep="last").sort_values("id")
+        return PhaseEdges(
+            timelines(phases),
+            unique["id"].to_numpy(dtype=np.uint32),
+            unique["pid"].to_numpy(dtype=np.int64),
+            unique["begin_ns"].to_numpy(dtype=np.int64, copy=True),
+        )
 
     def lookup(self, phase: npt.NDArray[np.uint32]) -> tuple[Ints, Ints]:
         """Begin (ns) and pid of each of `phase`; of an unknown one the smallest int64 and -1."""

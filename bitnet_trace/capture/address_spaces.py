@@ -4,7 +4,7 @@ import bisect
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 from bitnet_trace.capture.mappings import MappedFile, mapped_files
@@ -74,7 +74,7 @@ class AddressSpaces:
             if self._read_s.get(pid, -math.inf) < self._changed_s.get(pid, 0.0) + _CALL_S:
                 self.note(pid, [mapped for mapped in mapped_files(pid) if mapped.executable])
 
-    def by_file(self, addresses: dict[int, set[int]]) -> Iterator[tuple[str, BinaryIO | None, list[Part]]]:
+    def by_file(self, addresses: Mapping[int, set[int]]) -> Iterator[tuple[str, BinaryIO | None, list[Part]]]:
         """(path, open file or None, parts) for each file that holds some of the addresses, given by process."""
         parts: dict[tuple[str, int], list[Part]] = {}
         for pid, of_process in addresses.items():

@@ -20,7 +20,7 @@ from bitnet_trace.capture.hold import process_of, state_of
 from bitnet_trace.capture.mappings import mapped_files
 from bitnet_trace.capture.options import Options
 from bitnet_trace.capture.parser import Parser
-from bitnet_trace.capture.session import Result, Run, default_output, tell
+from bitnet_trace.capture.session import Result, Run, default_output, refuse_existing, tell
 from bitnet_trace.capture.signals import Signals
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.layout import Role
@@ -42,8 +42,7 @@ def attach(pid: int, options: Options, duration_s: float | None = None, quiet: b
     require_process(pid)
     user = identity.calling_user(os.environ, options.as_root)
     folder = options.output or default_output(comm_of(pid))
-    if os.path.lexists(folder) and not options.force:
-        raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
+    refuse_existing(folder, options)
     with Wishes() as wishes:
         run = _Attachment(pid, options, user, wishes, Parser(user), started_ns, duration_s)
         try:
@@ -162,7 +161,8 @@ class _Attachment(Run):
 
     def _is_over(self) -> bool:
         late = self._until_s is not None and time.monotonic() >= self._until_s
-        return self._has_ended or late or self._signals.insisted
+        enough = self._view is not None and self._view.is_enough
+        return self._has_ended or late or enough or self._signals.insisted
 
     def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -192,10 +192,14 @@ class _Attachment(Run):
         os.close(self._process)
         return Result(self._writer.path, self._status, self._writer.meta)
 
-    def _close(self, meta: dict[str, Any]) -> None:
+    def _how_it_ended(self) -> str:
         status = self._drain.threads.get(self._target, {}).get("exit_code") if self._has_ended else None
         if status is not None:
             self._status = os.waitstatus_to_exitcode(status)
+        return super()._how_it_ended()
+
+    def _close(self, meta: dict[str, Any]) -> None:
+        self._how_it_ended()
         super()._close(meta)
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitnet_trace.capture.sizes import Maps, Rings
+
+if TYPE_CHECKING:
+    from bitnet_trace.capture.view import View
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Options:
     page_sizes: bool = False
     functions: tuple[str, ...] = ()
     counters: tuple[str, ...] = ()
+    view: "View | None" = None  # shows the run while it goes on
+    record: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         return {

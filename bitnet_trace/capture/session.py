@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_trace import __version__, host
-from bitnet_trace.capture import calibration, cost, cpuid, delay_accounting, identity, models, output, symbols, target
+from bitnet_trace.analysis.health import unattached
+from bitnet_trace.capture import (
+    calibration,
+    cost,
+    cpuid,
+    delay_accounting,
+    footprint,
+    identity,
+    models,
+    output,
+    symbols,
+    target,
+)
 from bitnet_trace.capture.options import Options
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.signals import Signals, die_of_interrupt
@@ -23,6 +35,8 @@ from bitnet_trace.errors import TraceError
 _DRAIN_INTERVAL_S, _BUSY_INTERVAL_S = 1.0, 0.1
 _FILL_SHARE = 0.1  # of a ring, between two turns
 _META_INTERVAL_S = 5.0
+_EARLY_S = 0.05  # a frame may come
+_TO_END_S = 3.0  # that a program has which is asked to end
 # after the target's end: how long its last output and its held descendants are waited for
 _OUTPUT_GRACE_S = 0.5
 
@@ -63,8 +77,7 @@ def trace(command: Sequence[str], options: Options) -> Result:
     environment = identity.target_environment(os.environ, user, called_from, options.environment)
     program = identity.find_program(command[0], environment)
     folder = options.output or default_output(program)
-    if os.path.lexists(folder) and not options.force:
-        raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
+    refuse_existing(folder, options)
     _open_standard_streams()
     with Signals() as signals, delay_accounting.switched_on(options.allow_system_changes):
         parser = Parser(user)  # before the pipe, which it would keep open
@@ -93,6 +106,12 @@ def _open_standard_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
+
+
+def refuse_existing(folder: Path, options: Options) -> None:
+    """Raises TraceError when there is something already where the recording is to be."""
+    if options.record and os.path.lexists(folder) and not options.force:
+        raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
 
 
 def default_output(program: str) -> Path:
@@ -135,6 +154,8 @@ class Run:
         self._failure: TraceError | None = None
         self._looked_at_again: set[int] = set()
         self._warnings: list[str] = []
+        self._view = options.view
+        self._unwatched_until_s = 0.0
 
     _attaching = False
 
@@ -180,6 +201,8 @@ class Run:
         self._kernel_rows = _kernel_rows(self._programs.attach_kernel(self._options.sample_frequency))
         self._mark("attached")
         importer.join()
+        if self._view:  # it may stay for hours
+            footprint.give_back()
 
     def _open(self, folder: Path) -> None:
         """Makes the recording, and all that fills it."""
@@ -188,6 +211,7 @@ class Run:
         from bitnet_trace.capture.drain import Drain
         from bitnet_trace.capture.libraries import ProbePlacer
         from bitnet_trace.capture.page_sizes import ResidencyLog
+        from bitnet_trace.recording.unrecorded import Unrecorded
         from bitnet_trace.recording.writer import Writer
 
         self._spaces = AddressSpaces()
@@ -198,7 +222,13 @@ class Run:
         self._debuggers = Debuggers(self._placer, self._programs.hold, at_end)
         self._holder = self._debuggers.holder
         owner = (self._user.uid, self._user.gid) if self._user else None
-        self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
+        if self._options.record:
+            self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
+        else:
+            self._writer = Unrecorded(self._first_meta())
+        if self._view:
+            self._view.begin(self._timeline["started"], len(os.sched_getaffinity(0)))
+            self._writer.sinks.append(self._view.fold.take)
         self._drain = Drain(self._programs, self._writer, self._spaces, self._residency)
 
     def _begin(self) -> None:
@@ -265,16 +295,51 @@ class Run:
                 if self._options.page_sizes:
                     self._residency.at(self._pid, "interval")
                 last_drain = time.monotonic()
+                self._show()
             if time.monotonic() >= next_meta:
                 self._record(lambda: self._writer.update_meta(**self._meta()))
                 next_meta = time.monotonic() + _META_INTERVAL_S
         self._mark("ended")
         self._meter.end()
         self._before_finish()
+        self._show_now(status=self._how_it_ended(), ended=False)  # the last figures take a moment
         return self._finish()
 
     def _is_over(self) -> bool:
+        if self._is_unwatched() and time.monotonic() > self._unwatched_until_s:
+            return True
         return self._status is not None or self._signals.insisted
+
+    def _is_unwatched(self) -> bool:
+        """Whether its view was left and nothing is recorded: nobody sees it any more, and it is asked to end."""
+        if self._view is None or not self._view.is_enough or self._options.record:
+            return False
+        if not self._unwatched_until_s:
+            self._unwatched_until_s = time.monotonic() + _TO_END_S
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child.pid, signal.SIGTERM)
+                os.kill(self._child.pid, signal.SIGCONT)  # or it would not see the other
+        return True
+
+    def _show(self) -> None:
+        """The live view's frame, when it is due."""
+        if self._view and not self._view.is_enough and time.monotonic() >= self._view.next_s - _EARLY_S:
+            self._view.name_functions(self._spaces, self._parser)
+            status = "stopped" if self._is_stopped() else "running"
+            cost = self._meter.always_on_ns(), self._view.fold.cpu_ns()
+            overhead_pct = 100 * cost[0] / cost[1] if cost[1] else None
+            self._show_now(status=status, ended=False, overhead_pct=overhead_pct)
+
+    def _show_now(self, **more: Any) -> None:
+        if self._view:
+            losses = {**self._programs.losses(), **self._drain.losses}
+            meta = {"engine": self._placer.engine, "command": self._command}
+            lost = sum(losses.pop("events").values()) + sum(losses.values())
+            blind = unattached(self._kernel_rows)
+            self._view.update(meta, blind, lost=lost, pid=self._pid, **more)
+
+    def _is_stopped(self) -> bool:
+        return self._holder.is_stopped(self._pid)
 
     def _sleep(self, seconds: float) -> None:
         """For so long, or until something happened to the target."""
@@ -295,7 +360,8 @@ class Run:
     def _interval_s(self) -> float:
         if self._debuggers.waiting:
             return _BUSY_INTERVAL_S
-        return min(max(_FILL_SHARE / (self._drain.fill_rate or _FILL_SHARE), _BUSY_INTERVAL_S), _DRAIN_INTERVAL_S)
+        longest_s = min(_DRAIN_INTERVAL_S, self._view.interval_s) if self._view else _DRAIN_INTERVAL_S
+        return min(max(_FILL_SHARE / (self._drain.fill_rate or _FILL_SHARE), _BUSY_INTERVAL_S), longest_s)
 
     def _record(self, step: Any) -> None:
         """One step of recording. When the disk refuses, recording ends and the target goes on: it comes first."""
@@ -365,13 +431,16 @@ class Run:
         self._debuggers.take(self._drain.take_news(), look=False)
         self._placer.finish()
         self._timing.close()
-        sources = self._drain.samples, self._spaces, self._parser, self._options.debug_information
+        sources = self._drain.samples.addresses, self._spaces, self._parser, self._options.debug_information
         self._record(lambda: self._writer.symbols(symbols.symbol_rows(*sources)))
         self._record(lambda: self._writer.tensors(models.tensor_rows(self._drain.files, self._parser, self._warnings)))
         self._spaces.close()
         self._placer.close()
         self._mark("drained")
         meta = self._meta()
+        if self._view:
+            overhead_pct = meta["cost"].get("overhead_pct_estimate")
+            self._show_now(status=self._how_it_ended(), ended=True, overhead_pct=overhead_pct)
         self._programs.close()
         self._mark("detached")
         self._record(lambda: self._close(meta))
@@ -381,8 +450,14 @@ class Run:
             raise self._failure
         return self._result()
 
-    def _result(self) -> Result:
+    def _how_it_ended(self) -> str:
+        """In words, for the live view."""
         if self._status is None:
+            return "no longer traced"
+        return f"ended by signal {-self._status}" if self._status < 0 else f"ended, exit code {self._status}"
+
+    def _result(self) -> Result:
+        if self._status is None and not self._is_unwatched():
             raise KeyboardInterrupt
         interrupted = self._signals.interrupted_by_key and self._status == -signal.SIGINT
         return Result(self._writer.path, self._status, self._writer.meta, interrupted)

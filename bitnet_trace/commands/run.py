@@ -98,6 +98,16 @@ _TRACING = (
 )
 
 
+environment_option = click.option(
+    "--env",
+    "environment",
+    multiple=True,
+    callback=_environment,
+    metavar="K=V",
+    help="Set in the program's environment (sudo drops most of yours).",
+)
+
+
 def tracing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that all commands have which trace, in this order."""
     return functools.reduce(lambda decorated, option: option(decorated), reversed(_TRACING), command)
@@ -123,14 +133,7 @@ def options_of(buffer: str, no_output: bool = False, **chosen: Any) -> "Options"
     epilog="Example: sudo bitnet-trace run -o hello.btrace -- llama-cli -m model.gguf -p hello -n 32",
 )
 @click.option("--no-output", is_flag=True, help="Keep nothing of what the program prints (prompts are private).")
-@click.option(
-    "--env",
-    "environment",
-    multiple=True,
-    callback=_environment,
-    metavar="K=V",
-    help="Set in the program's environment (sudo drops most of yours).",
-)
+@environment_option
 @click.option("--as-root", is_flag=True, help="Under sudo: run the program as root, not as the calling user.")
 @click.option(
     "--allow-system-changes",

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ _REPLACEABLE = {META_NAME, META_TEMPORARY_NAME, *LOG_NAMES, *(name + STREAM_SUFF
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Row = Mapping[str, Any]
+# gets what a recording gets: the name of a stream and an array, or a list of rows
+Sink = Callable[[str, Any], None]
 _COLUMNS = {name: [(field.name, field.type) for field in schema] for name, schema in SCHEMAS.items()}
 
 
@@ -50,6 +52,7 @@ class Writer:
 
     `path` becomes a new folder (mode 0700, files 0600, given to `owner` = (uid, gid) where that is set); it must not
     exist, unless `force` is set and it is a recording, which is then replaced. `meta` is what is known at the start.
+    `sinks` get all that is appended, in the order in which it is.
     All methods raise TraceError where the disk or a permission says no; what was written before stays readable.
     """
 
@@ -61,6 +64,7 @@ class Writer:
         owner: tuple[int, int] | None = None,
     ) -> None:
         self.path = Path(path)
+        self.sinks: list[Sink] = []
         self._owner = owner
         self._streams: dict[str, _Stream] = {}
         with _explained(self.path, f"mkdir -p {self.path.parent}"):
@@ -188,19 +192,33 @@ class Writer:
         os.close(self._parent)
         self._folder = -1
 
-    def _append_array(self, name: str, array: npt.NDArray[np.void], dtype: np.dtype[np.void]) -> None:
-        if not len(array):
+    def append(self, name: str, rows: npt.NDArray[np.void] | list[Row]) -> None:
+        """Appends to the stream `name` what a sink was given for it."""
+        if not len(rows):
             return
-        columns = [from_numpy(array[field].astype(dtype[field], copy=False)) for field in dtype.names or ()]
-        self._stream(name).append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name]))
+        self._store(name, rows)
+        for sink in self.sinks:
+            sink(name, rows)
+
+    def _append_array(self, name: str, array: npt.NDArray[np.void], dtype: np.dtype[np.void]) -> None:
+        if array.dtype != dtype:
+            ordered = np.empty(len(array), dtype)
+            for field in dtype.names or ():
+                ordered[field] = array[field]
+            array = ordered
+        self.append(name, array)
 
     def _append_rows(self, name: str, rows: Iterable[Row]) -> None:
-        names = [column for column, _ in _COLUMNS[name]]
-        table = [tuple(map(row.get, names)) for row in rows]
-        if table:
-            values = zip(*table, strict=True)
+        self.append(name, list(rows))
+
+    def _store(self, name: str, rows: npt.NDArray[np.void] | list[Row]) -> None:
+        if isinstance(rows, np.ndarray):
+            columns = [from_numpy(rows[field.name]) for field in SCHEMAS[name]]
+        else:
+            names = [column for column, _ in _COLUMNS[name]]
+            values = zip(*(tuple(map(row.get, names)) for row in rows), strict=True)
             columns = [from_values(column, kind) for column, (_, kind) in zip(values, _COLUMNS[name], strict=True)]
-            self._stream(name).append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name]))
+        self._stream(name).append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name]))
 
     def _stream(self, name: str) -> "_Stream":
         stream = self._streams.get(name)

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pandas as pd
-
 from bitnet_trace.columns import Column
 from bitnet_trace.printable import printable
 
@@ -15,7 +13,7 @@ _SIZES = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")
 
 def cell(value: Any, column: Column) -> str:
     """`value` in the format of its column; `-` when it is missing."""
-    if value is None or value is pd.NA or (not isinstance(value, str) and pd.isna(value)):
+    if _is_missing(value):
         return MISSING
     if column.format == "ns":
         return duration(int(value))
@@ -30,6 +28,14 @@ def cell(value: Any, column: Column) -> str:
     if column.format == "number":
         return f"{value:g}" if isinstance(value, float) else str(value)
     return printable(str(value), _TEXT_LIMIT)
+
+
+def _is_missing(value: Any) -> bool:
+    if value is None or isinstance(value, str | int | float):
+        return value is None or value != value
+    import pandas as pd  # the live view's screen does without
+
+    return bool(pd.isna(value))
 
 
 def duration(ns: int) -> str:

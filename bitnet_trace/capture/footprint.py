@@ -1,0 +1,21 @@
+"""The tracer's own memory: what only the compiler needed is given back once the programs are loaded."""
+
+import contextlib
+import ctypes
+import os
+
+from bitnet_trace.capture.mappings import mapped_files
+
+_COMPILER = ("libLLVM", "libclang")
+_MADV_DONTNEED = 4
+
+
+def give_back() -> None:
+    """Frees the C library's unused heap, and the pages of the compiler's code: clean ones, read again if needed."""
+    libc = ctypes.CDLL(None)
+    with contextlib.suppress(AttributeError):  # glibc only
+        libc.malloc_trim(0)
+    for mapped in mapped_files(os.getpid()):
+        # code only: what else cannot be written now was, when it was relocated
+        if mapped.permissions.startswith("r-x") and os.path.basename(mapped.path).startswith(_COMPILER):
+            libc.madvise(ctypes.c_void_p(mapped.begin), ctypes.c_size_t(mapped.end - mapped.begin), _MADV_DONTNEED)

@@ -1,0 +1,195 @@
+"""What a run that goes on has come to: folded from the very batches that its recording gets, in bounded memory.
+
+Counters are kept by phase and thread for the newest phases, whose names may still change, and by name and thread for
+all before. The counting itself is that of reports (analysis/fold.py).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitnet_trace.analysis.fold import fold_batch
+from bitnet_trace.live.phase_book import NAMES, PhaseBook
+from bitnet_trace.live.samples import SampleSums
+from bitnet_trace.live.sums import KEY_SHIFT, LOW_WORD, NOTHING, Sums, added, stored_sums
+from bitnet_trace.live.threads import ThreadTable
+from bitnet_trace.recording.layout import EVENT_DTYPE
+from bitnet_trace.recording.phase_log import CALL_ROLES
+
+HISTOGRAM_BINS = 24  # of durations, in powers of two of 1 µs
+_NO_EVENTS = np.empty(0, EVENT_DTYPE)
+
+Events = npt.NDArray[np.void]
+Row = dict[str, Any]
+
+
+class PhaseTotals:
+    """What phases of one name come to, of processes that called the engine or might yet."""
+
+    def __init__(self) -> None:
+        self.n = self.dur_ns = self.n_tokens = self.ended_ns = self.ended_tokens = 0
+        self.tokens_known = True
+        self.histogram = [0] * HISTOGRAM_BINS
+
+    def add(self, row: Row, now_ns: int) -> None:
+        ended = row["end_ns"] is not None
+        dur_ns = max((row["end_ns"] if ended else max(now_ns, row["begin_ns"])) - row["begin_ns"], 0)
+        self.n += 1
+        self.dur_ns += dur_ns
+        if ended:
+            self.ended_ns += dur_ns
+            self.tokens_known &= row["n_tokens"] is not None
+            self.ended_tokens += row["n_tokens"] or (row["name"] == "decode")
+            self.histogram[min(max(int(math.log2(max(dur_ns, 1000) / 1000)), 0), HISTOGRAM_BINS - 1)] += 1
+
+    def plus(self, other: "PhaseTotals") -> "PhaseTotals":
+        result = PhaseTotals()
+        for key in ("n", "dur_ns", "ended_ns", "ended_tokens"):
+            setattr(result, key, getattr(self, key) + getattr(other, key))
+        result.tokens_known = self.tokens_known and other.tokens_known
+        result.histogram = [a + b for a, b in zip(self.histogram, other.histogram, strict=True)]
+        return result
+
+
+class Fold:
+    """`take` is a recording.writer.Sink; the properties say what has come so far."""
+
+    def __init__(self) -> None:
+        self.book = PhaseBook()
+        self.threads = ThreadTable()
+        self.samples = SampleSums(self.book)
+        self.n_events = 0
+        self.latest_ns = 0
+        self.callers: set[int] = set()  # processes that called the engine
+        self.decoders: set[int] = set()  # threads that made decode calls
+        self.attached = False
+        self.first_ns: dict[int, int] = {}  # by process: its first phase's begin
+        self._open, self._settled = NOTHING, NOTHING  # by (phase, tid); by (code of the name, tid)
+        self._totals: dict[tuple[int, str], PhaseTotals] = {}  # of settled phases, by process and name
+        self._held_back = _NO_EVENTS
+        self.model: str | None = None  # path of the first that was mapped
+        self.first_result: Row | None = None  # the first prefill call with a mark after it
+
+    def take(self, stream: str, rows: Any) -> None:
+        if stream == "events":
+            self._take_events(rows)
+        elif stream == "phases":
+            self._take_phases(rows)
+        elif stream == "threads":
+            self.threads.take_rows(rows)
+        elif stream == "scheduling":
+            self.threads.take_scheduling(rows)
+        elif stream == "counters":
+            self._add(stored_sums(rows))
+        elif stream in ("maps", "areas"):
+            self._take_files(rows)
+        elif stream in ("samples", "stacks", "symbols"):
+            self.samples.take(stream, rows)
+
+    def finish(self) -> None:
+        """Nothing comes any more: what waited for the word of its phase is folded now."""
+        self._take_events(_NO_EVENTS, all_of_it=True)
+
+    def settle(self) -> None:
+        """To be called now and then: what is old is put together."""
+        self.samples.settle()
+        ids, codes, rows = self.book.settle()
+        if not len(ids):
+            return
+        for row in rows:
+            totals = self._totals.setdefault((int(row["pid"]), row["name"]), PhaseTotals())
+            totals.add(row, row["end_ns"])
+        self.samples.settled(ids, codes)
+        phase = (self._open.keys >> KEY_SHIFT).astype(np.uint32)
+        old = np.isin(phase, ids)
+        if old.any():
+            moved, self._open = self._open.where(old), self._open.where(~old)
+            self._settle(moved, codes[np.searchsorted(ids, phase[old])])
+
+    def totals(self, now_ns: int) -> dict[tuple[int, str], PhaseTotals]:
+        """By process and name."""
+        result = dict(self._totals)
+        newest: dict[tuple[int, str], PhaseTotals] = {}
+        for row in self.book.named():
+            newest.setdefault((int(row["pid"]), row["name"]), PhaseTotals()).add(row, now_ns)
+        for key, totals in newest.items():
+            result[key] = result[key].plus(totals) if key in result else totals
+        return result
+
+    def by_name_and_tid(self) -> Sums:
+        """Counters with keys of (code of the phase's name, tid)."""
+        codes = self._codes((self._open.keys >> KEY_SHIFT).astype(np.uint32))
+        keys = codes.astype(np.uint64) << KEY_SHIFT | (self._open.keys & LOW_WORD)
+        return added(self._settled, Sums(keys, self._open.values))
+
+    def cpu_ns(self) -> int:
+        """What all threads have used of CPUs so far."""
+        return int(self._open.counter("cpu_ns").sum() + self._settled.counter("cpu_ns").sum())
+
+    def by_newest_phase(self) -> Sums:
+        """Counters of the phases that are not settled: keys of (phase, tid)."""
+        return self._open
+
+    def _codes(self, ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.int8]:
+        """Of each phase the code of its name."""
+        names = {int(row["id"]): NAMES.index(row["name"]) for row in self.book.named()}
+        unique, place = np.unique(ids, return_inverse=True)
+        codes = np.array([names.get(one, -1) for one in unique.tolist()], np.int8)
+        codes[codes < 0] = self.book.codes_of(unique[codes < 0])
+        codes[codes < 0] = len(NAMES) - 1
+        return codes[place] if len(ids) else np.empty(0, np.int8)
+
+    def _take_files(self, rows: list[Mapping[str, Any]]) -> None:
+        if self.model is None:
+            paths = (str(row["path"]) for row in rows if row["path"])
+            self.model = next((path for path in paths if path.endswith(".gguf")), None)
+
+    def _take_phases(self, rows: list[Mapping[str, Any]]) -> None:
+        self.book.take(rows)
+        for row in rows:
+            pid = int(row["pid"])
+            self.first_ns.setdefault(pid, int(row["begin_ns"]))
+            self.attached |= row["role"] == "attached"
+            if row["role"] in CALL_ROLES:
+                self.callers.add(pid)
+            if row["role"] == "decode":
+                self.decoders.add(int(row["tid"]))
+        if self.first_result is None and any(row["n_sampled"] or row["n_logits"] for row in rows):
+            self.first_result = next(
+                (
+                    row
+                    for row in self.book.named()
+                    if row["name"] == "prefill" and row["end_ns"] is not None and row["n_sampled"] + row["n_logits"]
+                ),
+                None,
+            )
+
+    def _take_events(self, batch: Events, all_of_it: bool = False) -> None:
+        self.n_events += len(batch)
+        if len(batch):
+            self.latest_ns = max(self.latest_ns, int(batch["ts_ns"].max()))
+            self.threads.take_events(batch)
+        if len(self._held_back):
+            batch = np.concatenate([self._held_back, batch])
+        # the word of a phase may come after that of what happened in it: durations are split at its edges
+        late = batch["phase"] > self.book.newest
+        self._held_back = _NO_EVENTS
+        if not all_of_it and late.any():
+            self._held_back, batch = batch[late], batch[~late]
+        if len(batch):
+            self._add(Sums.of(fold_batch(batch, self.book.edges())))
+
+    def _add(self, sums: Sums) -> None:
+        codes = self.book.codes_of((sums.keys >> KEY_SHIFT).astype(np.uint32))
+        old = codes >= 0
+        if old.any():
+            self._settle(sums.where(old), codes[old])
+            sums = sums.where(~old)
+        self._open = added(self._open, sums)
+
+    def _settle(self, sums: Sums, codes: npt.NDArray[np.int8]) -> None:
+        keys = codes.astype(np.uint64) << KEY_SHIFT | (sums.keys & LOW_WORD)
+        self._settled = added(self._settled, Sums(keys, sums.values))

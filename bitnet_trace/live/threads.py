@@ -1,0 +1,98 @@
+"""What each thread is doing: its name, whether it runs, and where, from its last switch."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bitnet_trace.recording.layout import DURATION_ONLY, Kind, SwitchFlag
+
+_MOST_ENDED = 256  # threads that have ended and are kept
+_STATES = ((1, "S"), (2, "D"), (4, "T"), (8, "t"))  # include/linux/sched.h
+_TAIL = 20_000
+_LARGEST_TID = (1 << 22) - 1  # PID_MAX_LIMIT
+_STATE_SHIFT, _STATE_BITS = 8, 0x7FF
+_POLICIES = {0: "other", 1: "fifo", 2: "rr", 3: "batch", 5: "idle", 6: "deadline"}
+
+
+@dataclass
+class Thread:
+    """`since_ns`: in that state since; `state` None: not known yet."""
+
+    tid: int
+    pid: int
+    comm: str = "?"
+    state: str | None = None
+    cpu: int | None = None
+    since_ns: int = 0
+    policy: str | None = None
+
+
+class ThreadTable:
+    """The threads of a run; of those that have ended the latest."""
+
+    def __init__(self) -> None:
+        self.by_tid: dict[int, Thread] = {}
+        self._ended: list[int] = []
+
+    def take_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of schema.THREAD_SCHEMA."""
+        for row in rows:
+            thread = self.by_tid.setdefault(int(row["tid"]), Thread(int(row["tid"]), int(row["pid"])))
+            thread.pid, thread.comm = int(row["pid"]), row["comm"] or "?"
+            if row["end_ns"] is not None:
+                if thread.state != "X":
+                    self._ended.append(thread.tid)
+                thread.state, thread.cpu = "X", None
+            elif thread.state == "X":
+                thread.state = None  # its number was given again
+        while len(self._ended) > _MOST_ENDED:
+            tid = self._ended.pop(0)
+            if tid in self.by_tid and self.by_tid[tid].state == "X":
+                del self.by_tid[tid]
+
+    def take_scheduling(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of schema.SCHEDULING_SCHEMA: what was asked for and granted."""
+        for row in rows:
+            thread = self.by_tid.get(int(row["tid"]))
+            if thread is None or row.get("error") or row.get("policy") is None:
+                continue
+            self.set_policy(thread.tid, int(row["policy"]), int(row["priority"] or 0), row.get("nice"))
+
+    def set_policy(self, tid: int, policy: int, priority: int, nice: int | None) -> None:
+        """As sched(7) has them."""
+        name = _POLICIES.get(policy, str(policy))
+        detail = f" {priority}" if priority else f" {nice:+d}" if nice else ""
+        if tid in self.by_tid:
+            self.by_tid[tid].policy = name + detail
+
+    def take_events(self, batch: npt.NDArray[np.void]) -> None:
+        """EVENT_DTYPE, in the order of time: the last switch of each thread counts."""
+        kinds = batch["kind"]
+        rows = np.flatnonzero((kinds == Kind.SWITCH_OUT) | (kinds == Kind.SWITCH_IN))
+        if len(rows) > _TAIL:  # threads that switch often are among the last: the others are looked for
+            tids = batch["tid"][rows] & _LARGEST_TID
+            often = np.zeros(_LARGEST_TID + 1, bool)
+            often[tids[-_TAIL:]] = True
+            rows = np.concatenate([rows[:-_TAIL][~often[tids[:-_TAIL]]], rows[-_TAIL:]])
+        rows = rows[batch["arg0"][rows] < DURATION_ONLY]
+        place, tids = pd.factorize(batch["tid"][rows])
+        last = np.empty(len(tids), np.intp)
+        last[place] = rows  # of those with one place the last stays
+        for ts_ns, tid, _phase, kind, cpu, arg0, _arg1, _arg2 in batch[last].tolist():
+            thread = self.by_tid.get(tid)
+            if thread is None or thread.state == "X" or ts_ns < thread.since_ns:
+                continue
+            thread.since_ns, thread.cpu = ts_ns, cpu
+            thread.state = "R" if kind == Kind.SWITCH_IN else _state(arg0)
+
+
+def _state(arg0: int) -> str:
+    """Of a thread that has left its CPU; `r`: it wants one."""
+    if arg0 & SwitchFlag.EXIT:
+        return "X"
+    bits = arg0 >> _STATE_SHIFT & _STATE_BITS
+    return next((letter for bit, letter in _STATES if bits & bit), "S" if bits else "r")

@@ -1,0 +1,151 @@
+"""The live view of programs that run: its last figures, its terminal, and what becomes of both."""
+
+import contextlib
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import termios
+import time
+
+import pytest
+
+from bitnet_trace.analysis.report import build_report
+from bitnet_trace.capture.options import Options
+from bitnet_trace.capture.session import trace
+from bitnet_trace.capture.view import View
+from bitnet_trace.recording.reader import open_recording
+from tests.bpf.conftest import TOOL
+from tests.unit.test_live_fold import differences
+
+WORK = "for i in 1 2 3 4 5 6; do echo; sleep 0.1; done | {}"
+FOREVER = "while echo; do sleep 0.05; done | {}"
+
+
+def test_the_last_figures_are_the_reports(program, tmp_path):
+    frames = []
+    view = View(lambda frame: bool(frames.append(frame)), 0.3)
+    command = ["/bin/sh", "-c", WORK.format(program("attended.c"))]
+    result = trace(command, Options(output=tmp_path / "x.btrace", keep_output=False, view=view))
+    assert result.exit_status == 0
+    assert len(frames) >= 3
+    assert frames[-1].ended
+    assert frames[-1].status == "ended, exit code 0"
+    report = build_report(open_recording(tmp_path / "x.btrace"))
+    assert frames[-1].decoded_tokens == report.summary["decoded_tokens"] > 500
+    assert not differences(frames[-1], report)
+    assert not frames[-1].lost
+
+
+class Terminal:
+    """The tool on a terminal of its own."""
+
+    def __init__(self, *arguments):
+        self.pid, self.descriptor = pty.fork()
+        if self.pid == 0:
+            os.environ.update(TERM="xterm-256color", COLUMNS="110", LINES="30")
+            os.execv(TOOL[0], [*TOOL, *map(str, arguments)])
+        self.mode = termios.tcgetattr(self.descriptor)
+        self.seen = b""
+
+    def wait_for(self, pattern, seconds=40):
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, self.seen):
+            assert time.monotonic() < deadline, self.seen[-3000:]
+            self.read(0.2)
+
+    def read(self, seconds):
+        if select.select([self.descriptor], [], [], seconds)[0]:
+            with contextlib.suppress(OSError):
+                self.seen += os.read(self.descriptor, 1 << 16)
+
+    def press(self, keys):
+        os.write(self.descriptor, keys.encode())
+
+    def end(self, seconds=40):
+        """The exit code, when it has ended by itself."""
+        deadline = time.monotonic() + seconds
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.read(0.1)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            assert time.monotonic() < deadline, self.seen[-3000:]
+
+    def screen(self):
+        """The process of the screen, which is the first that the tool starts."""
+        children = open(f"/proc/{self.pid}/task/{self.pid}/children").read().split()  # noqa: SIM115
+        return int(children[0])
+
+    def is_restored(self):
+        left, entered = self.seen.rfind(b"\x1b[?1049l"), self.seen.rfind(b"\x1b[?1049h")
+        mode = termios.tcgetattr(self.descriptor)
+        return left > entered >= 0 and mode[3] == self.mode[3] and self.seen.rfind(b"\x1b[?25h") > entered
+
+
+@pytest.fixture
+def terminal():
+    opened = []
+
+    def start(*arguments):
+        opened.append(Terminal(*arguments))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(one.pid, signal.SIGKILL)
+            os.waitpid(one.pid, 0)
+        os.close(one.descriptor)
+
+
+def test_leaving_ends_what_it_started(terminal, program):
+    path = program("attended.c")
+    one = terminal("top", "-d", "0.3", "--", "/bin/sh", "-c", FOREVER.format(path))
+    one.wait_for(rb"decode")
+    one.press("3")
+    one.press("q")
+    assert one.end() == 128 + signal.SIGTERM
+    assert one.is_restored()
+    assert not subprocess.run(["pgrep", "-f", str(path)], capture_output=True, check=False).stdout
+
+
+def test_its_end_is_said_and_the_screen_stays(terminal, program):
+    one = terminal("top", "-d", "0.3", "--", "/bin/sh", "-c", WORK.format(program("attended.c")) + "; exit 7")
+    one.wait_for(rb"exit code 7")
+    assert os.waitpid(one.pid, os.WNOHANG) == (0, 0)
+    one.press("q")
+    assert one.end() == 7
+    assert one.is_restored()
+
+
+def test_a_screen_that_is_killed(terminal, program):
+    one = terminal("top", "-d", "0.3", "--", "/bin/sh", "-c", FOREVER.format(program("attended.c")))
+    one.wait_for(rb"decode")
+    os.kill(one.screen(), signal.SIGKILL)
+    assert one.end() == 128 + signal.SIGTERM
+    assert one.is_restored()
+
+
+def test_a_process_that_runs_goes_on(terminal, program):
+    attended = subprocess.Popen(["/bin/sh", "-c", FOREVER.format(program("attended.c"))], stdout=subprocess.DEVNULL,
+                                start_new_session=True)  # fmt: skip
+    try:
+        one = terminal("top", "-d", "0.3", "-p", attended.pid)
+        one.wait_for(rb"decode")
+        one.press("q")
+        assert one.end() == 0
+        assert one.is_restored()
+        assert attended.poll() is None
+    finally:
+        os.killpg(attended.pid, signal.SIGKILL)
+        attended.wait()
+
+
+def test_what_cannot_be_started(terminal):
+    one = terminal("top", "--", "/no/such/program")
+    assert one.end() == 1
+    assert b"no program" in one.seen
+    assert b"Traceback" not in one.seen

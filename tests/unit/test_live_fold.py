@@ -1,0 +1,193 @@
+"""The live view's figures: those of the report of the same recording, however the run is cut into pieces."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bitnet_trace.analysis.phases import Earlier, names_of_process, phase_of_row
+from bitnet_trace.analysis.report import build_report
+from bitnet_trace.live.fold import Fold
+from bitnet_trace.live.model import Frame
+from bitnet_trace.live.plain import line
+from bitnet_trace.live.replay import Replay
+from bitnet_trace.recording.layout import FaultFlag, Kind, Role, SwitchFlag
+from bitnet_trace.recording.reader import open_recording
+from bitnet_trace.recording.writer import Writer
+from tests.unit.traces import META, MS, PID, Script, event, events, inference_events, write_inference
+
+N_TOKENS = 1500
+
+
+def long_run():
+    """Load, warm-up, and two prompts with many tokens; a server's pause between them."""
+    script = Script()
+    script.call(Role.LOAD, 100 * MS)
+    script.call(Role.INIT, 5 * MS)
+    script.mark(Role.WARMUP, 1)
+    script.call(Role.DECODE, 4 * MS, 2)
+    script.mark(Role.WARMUP, 0)
+    for prompt in range(2):
+        pause = 2000 * MS if prompt else 0
+        script.call(Role.DECODE, 20 * MS, 8, before_ns=MS + pause, idle_ns=pause)
+        script.call(Role.DECODE, 20 * MS, 3, samples=1)
+        for _ in range(N_TOKENS):
+            script.call(Role.DECODE, 2 * MS, 1, samples=1)
+    return script.exit()
+
+
+@pytest.fixture(scope="module")
+def long_recording(tmp_path_factory):
+    script = long_run()
+    rows = script.rows()
+    last = rows[-1]
+    # two threads that slept and ran through all of it, the one with its whole life in one record
+    others = [
+        event(Kind.SWITCH_IN, last["end_ns"] - 1, last["id"], PID + 2, 0, last["end_ns"] - 1 - 1001 * MS, 5 * MS),
+        event(Kind.SWITCH_OUT, last["end_ns"] - 2, last["id"], PID + 3, 0, 40 * MS),
+        event(Kind.FAULT, last["begin_ns"], last["id"], arg0=FaultFlag.MAJOR, arg2=7),
+    ]
+    batch = np.concatenate([inference_events(script), events(*others)])
+    writer = Writer(tmp_path_factory.mktemp("live") / "long.btrace", {**META, "wall_ns": last["end_ns"] - 1000 * MS})
+    writer.phases(rows)
+    writer.threads(
+        {"tid": tid, "pid": PID, "comm": f"t{tid}", "parent_tid": 1, "start_ns": 1000 * MS, "end_ns": None}
+        for tid in range(PID, PID + 4)
+    )
+    writer.events(batch[np.argsort(batch["ts_ns"], kind="stable")])
+    writer.close(0)
+    return open_recording(writer.path)
+
+
+def differences(frame, report):
+    """What the last frame has otherwise than the report."""
+    found = []
+    assert [row["phase"] for row in frame.by_phase] == report.by_phase["phase"].tolist()
+    for row, (_, wanted) in zip(frame.by_phase, report.by_phase.iterrows(), strict=True):
+        assert len(row) > 30
+        for key, value in row.items():
+            right = None if wanted[key] is pd.NA else wanted[key]
+            if value != right:
+                found.append((row["phase"], key, value, right))
+    for mine, key in (
+        (frame.tokens_per_s, "decode_tokens_per_s"),
+        (frame.prefill_tokens_per_s, "prefill_tokens_per_s"),
+        (frame.ttft_ns, "ttft_ns"),
+        (frame.prompt_tokens, "prompt_tokens"),
+        (frame.decoded_tokens, "decoded_tokens"),
+    ):
+        if mine != report.summary[key]:
+            found.append((key, mine, report.summary[key]))
+    roles = dict(zip(report.by_thread["tid"], report.by_thread["role"], strict=True))
+    times = dict(zip(report.by_thread["tid"], report.by_thread["cpu_ns"], strict=True))
+    found += [
+        (thread, roles[thread.tid], times[thread.tid])
+        for thread in frame.threads
+        if thread.tid in roles and (thread.role, thread.cpu_ns) != (roles[thread.tid], times[thread.tid])
+    ]
+    token_time = report.token_time.set_index("start_ns")
+    for token in frame.tokens:
+        for key, value in token.parts.items():
+            right = token_time.loc[token.start_ns, key]
+            if right is not pd.NA and abs(value - right) > 2:  # of rounding
+                found.append((token.token, key, value, right))
+    return found
+
+
+@pytest.mark.parametrize("step_ns", [None, 97 * MS])
+def test_the_last_figures_are_the_reports(long_recording, step_ns):
+    replay = Replay(long_recording)
+    for at_ns in range(0, replay.length_ns, step_ns or replay.length_ns):
+        replay.advance(at_ns)
+    frame = replay.advance(replay.length_ns)
+    assert frame.ended
+    assert frame.decoded_tokens == 2 * N_TOKENS + 3  # the end of the second prompt has a mark, as tokens have
+    assert len(frame.tokens) == 100
+    assert not differences(frame, build_report(long_recording))
+    assert Frame.from_json(frame.to_json()) == frame
+
+
+def test_back_and_forth(tmp_path):
+    replay = Replay(open_recording(write_inference(tmp_path / "x.btrace")))
+    frames = [replay.advance(at_ns) for at_ns in (50 * MS, replay.length_ns, 50 * MS)]
+    assert frames[0] == frames[2]
+    assert frames[0].decoded_tokens != frames[1].decoded_tokens
+
+
+def test_names_do_not_depend_on_where_the_phases_are_cut():
+    rows = [phase_of_row(row) for row in long_run().rows()]
+    names, tokens = names_of_process(rows)
+    for cut in (1, 3, 5, 6, 7, 100, 101, len(rows) // 2, len(rows) // 2 + 1, len(rows) - 300):
+        # the name of a phase depends on what comes after it for a while
+        later_names, later_tokens = names_of_process(rows[cut:], Earlier().after(rows[:cut], names[:cut]))
+        assert later_names == names[cut:], cut
+        assert later_tokens[:1] != [1] or tokens[cut] == 1
+
+
+def test_memory_is_bounded(long_recording):
+    fold = Fold()
+    rows = long_run().rows()
+    for place in range(0, len(rows), 50):
+        fold.take("phases", rows[place : place + 50])
+        fold.settle()
+    assert len(fold.book.named()) <= 2 * 256 + 50
+    for batch in long_recording.event_batches(1000):
+        fold.take("events", batch)
+        fold.settle()
+    assert len(fold.by_newest_phase().keys) <= 4 * (2 * 256 + 50)
+
+
+def test_a_million_events_are_folded_in_time():
+    """A tenth of a second on a quiet machine (make soak says); here other tests share the CPU's caches."""
+    script = Script()
+    for _ in range(100):
+        script.call(Role.DECODE, 8 * MS, 1, samples=1)
+    rows = script.exit().rows()
+    n = 1_000_000
+    batch = np.zeros(n, events().dtype)
+    batch["ts_ns"] = np.linspace(rows[0]["begin_ns"] + 1, rows[-1]["end_ns"] - 1, n).astype(np.uint64)
+    begins = np.array([row["begin_ns"] for row in rows])
+    batch["phase"] = np.array([row["id"] for row in rows])[np.searchsorted(begins, batch["ts_ns"], side="right") - 1]
+    # as an oversubscribed run has them: threads that yield to each other
+    batch["kind"] = np.tile([Kind.SWITCH_OUT, Kind.SWITCH_IN, Kind.YIELD, Kind.FAULT], n // 4)
+    batch["tid"] = PID + np.repeat(np.arange(n // 4) % 4, 4)
+    batch["arg1"] = 500
+    batch["arg2"] = 400
+    took_s = []
+    for _ in range(5):
+        fold = Fold()
+        fold.take("phases", rows)
+        begin_s = time.process_time()
+        fold.take("events", batch)
+        took_s.append(time.process_time() - begin_s)
+        assert fold.cpu_ns() == 500 * n // 4
+    print(
+        f"\n1,000,000 events folded in {min(took_s) * 1000:.0f} ms of CPU time at best, {max(took_s) * 1000:.0f} at worst"
+    )
+    assert min(took_s) <= 0.25
+
+
+def test_a_phase_whose_word_comes_late():
+    """What happened in it waits, because its durations have to be split at its begin."""
+    script = Script()
+    script.call(Role.DECODE, 8 * MS, 1, samples=1)
+    rows = script.exit().rows()
+    fold = Fold()
+    fold.take("phases", rows[:1])
+    ts_ns = rows[1]["begin_ns"] + MS
+    fold.take("events", events(event(Kind.SWITCH_OUT, ts_ns, rows[1]["id"], PID, SwitchFlag.VOLUNTARY, 3 * MS)))
+    assert fold.cpu_ns() == 0
+    fold.take("phases", rows[1:])
+    fold.finish()
+    assert fold.cpu_ns() == 3 * MS
+    sums = fold.by_newest_phase()
+    assert len(sums.keys) > 1
+
+
+def test_plain(long_recording):
+    replay = Replay(long_recording)
+    text = line(replay.advance(500 * MS))
+    assert "tok/s" in text
+    assert "\n" not in text
+    assert "tokens 19+3,003" in line(replay.advance(replay.length_ns))
