@@ -1,6 +1,6 @@
 """What can be chosen of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,10 @@ from bitnet_trace.capture.sizes import Maps, Rings
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is traced."""
+    """How a run is traced.
+
+    `prepare` is called in the program's process while that is still ours, and root's; its OSError ends the run.
+    """
 
     output: Path | None = None
     force: bool = False
@@ -26,6 +29,7 @@ class Options:
     overhead_budget_pct: float = 2.0
     page_sizes: bool = False
     functions: tuple[str, ...] = ()
+    prepare: Callable[[], None] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {

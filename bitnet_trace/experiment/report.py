@@ -1,0 +1,121 @@
+"""Runs a plan to its end, and writes what came of it: Parquet, Markdown and HTML."""
+
+import contextlib
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bitnet_trace import __version__
+from bitnet_trace.capture.identity import Identity
+from bitnet_trace.errors import TraceError
+from bitnet_trace.experiment import conditions, plan
+from bitnet_trace.experiment.factors import Machine
+from bitnet_trace.experiment.outcome import Outcome, outcome
+from bitnet_trace.experiment.plan import TRACED, UNTRACED, WARM_UP, Cell
+from bitnet_trace.experiment.readback import deviation
+from bitnet_trace.experiment.runner import Runner
+from bitnet_trace.experiment.setup import Setup
+from bitnet_trace.experiment.spec import Spec
+from bitnet_trace.experiment.store import Store
+
+# two untraced blocks are always made: fewer tell nothing of chance
+_LEAST_BLOCKS = 2
+
+Progress = Callable[[int, int, float, str], None]
+
+
+def facts(spec: Spec, machine: Machine) -> dict[str, Any]:
+    """What is noted of an experiment when it begins."""
+    return {
+        "version": __version__,
+        "name": spec.name,
+        "command": spec.command,
+        "factors": {name: [level.label for level in levels] for name, levels in spec.factors},
+        "baseline": spec.baseline,
+        "headline": spec.headline,
+        "seed": spec.measure.seed,
+        "digest": spec.digest(),
+        "real_time_limit": conditions.real_time_limit(),
+        "host": machine.host.to_dict(),
+    }
+
+
+def import_early() -> None:
+    """What each traced run imports: its process is a fork of this one, and finds it done."""
+    from bitnet_trace.capture import bpf, session  # noqa: F401
+    from bitnet_trace.capture.session import import_early as of_session
+
+    of_session()
+
+
+def go_on(spec: Spec, runner: Runner, store: Store, progress: Progress) -> None:
+    """Makes all runs that are missing; blocks that the budget has no room for are left out."""
+    blocks = list(plan.blocks(spec, len(runner.cells)))
+    left = list(blocks)
+    n_untraced = 0
+    while left:
+        block = left.pop(0)
+        if not block:
+            continue
+        kind = block[0].kind
+        must = kind == WARM_UP or (kind == UNTRACED and n_untraced < _LEAST_BLOCKS)
+        # a traced block leaves the time that the untraced ones need that have to be made
+        missing = max(_LEAST_BLOCKS - n_untraced, 0) if kind == TRACED else 0
+        reserve_s = missing * runner.left_s([plan.Trial(UNTRACED, -1, cell) for cell in runner.cells])
+        if not must and not runner.fits(block, reserve_s):
+            continue
+        n_untraced += kind == UNTRACED
+        coming = [trial for one in left for trial in one]
+        for trial, result in runner.block(block):
+            store.add(result)
+            if trial.kind == WARM_UP and result["why"]:
+                raise TraceError(f"the first run failed: {result['why']}", "try the command by itself")
+            rest = [one for one in [*block, *coming] if one.key not in runner.done]
+            n_all = len(runner.done) + len(rest)
+            left_s = min(runner.left_s(rest), runner.budget_left_s())
+            progress(len(runner.done), n_all, left_s, f"{runner.cells[trial.cell].name} ({trial.kind})")
+    progress(1, 1, 0.0, "")
+
+
+def finish(
+    spec: Spec, cells: Mapping[int, Cell], setups: Mapping[int, Setup], store: Store, user: Identity | None
+) -> Outcome:
+    """Reads the recordings and writes the report. Traced runs whose threads did not end as asked do not count."""
+    from bitnet_trace.experiment.recordings import read_all
+
+    results = [one for one in store.results() if one["kind"] != WARM_UP and one["cell"] in cells]
+    latest = {(one["kind"], one["block"], one["cell"]): one for one in results}
+    traced = read_all(list(latest.values()), user)
+    for (cell, block), one in traced.items():
+        wrong = [text for thread in one.scheduled if (text := deviation(thread, setups[cell]))]
+        if wrong:
+            latest[TRACED, block, cell]["why"] = f"not as asked: {wrong[0]}"
+    counted = {key: one for key, one in traced.items() if not latest[(TRACED, key[1], key[0])]["why"]}
+    found = outcome(spec, cells, list(latest.values()), counted, store.facts)
+    _write(found, store)
+    return found
+
+
+def as_text(found: Outcome, width: int, color: bool) -> str:
+    from bitnet_trace.experiment.sections import sections
+    from bitnet_trace.render import text
+
+    return text.render_sections(title(found), sections(found), width, color)
+
+
+def title(found: Outcome) -> str:
+    rest = f": {found.spec.title}" if found.spec.title else ""
+    return f"bitnet-trace experiment {found.spec.name}{rest}"
+
+
+def _write(found: Outcome, store: Store) -> None:
+    from bitnet_trace.experiment.sections import sections
+    from bitnet_trace.render import html, markdown
+
+    parts = sections(found)
+    store.write("report.md", markdown.render_sections(title(found), parts).encode())
+    store.write("report.html", html.render_sections(title(found), parts).encode())
+    data = io.BytesIO()
+    with contextlib.closing(data):
+        found.runs.to_parquet(data, index=False)
+        store.write("results.parquet", data.getvalue())
