@@ -55,6 +55,13 @@ def shown(key: str, value: Any) -> str:
     return amount(round(number)) if number >= 100 or number == round(number) else three_digits(number)
 
 
+def chart_unit(key: str) -> tuple[str, float]:
+    """(unit of an axis, what values are divided by for it)."""
+    return {"ns": ("ms", 1e6), "bytes": ("MiB", float(1 << 20)), "rate": ("tokens/s", 1.0)}.get(
+        FIGURES[key].kind, ("count", 1.0)
+    )
+
+
 def signed_percent(value: float | None) -> str:
     """Large ones as a factor: `×12.3`."""
     if value is None:

@@ -109,12 +109,15 @@ def title(found: Outcome) -> str:
 
 
 def _write(found: Outcome, store: Store) -> None:
+    from bitnet_trace.experiment import charts
     from bitnet_trace.experiment.sections import sections
     from bitnet_trace.render import html, markdown
 
     parts = sections(found)
+    drawn = {"cells": [charts.of_cells(found)], "factors": [charts.of_factors(found)]}
+    shown = {name: [one for one in own if one is not None] for name, own in drawn.items()}
     store.write("report.md", markdown.render_sections(title(found), parts).encode())
-    store.write("report.html", html.render_sections(title(found), parts).encode())
+    store.write("report.html", html.render_sections(title(found), parts, shown).encode())
     data = io.BytesIO()
     with contextlib.closing(data):
         found.runs.to_parquet(data, index=False)
