@@ -177,7 +177,7 @@ def _show_plan(spec: "Spec", cells: "dict[int, Cell]", setups: "dict[int, Setup]
     lengths = ((run_s, _time(plan.length_s(spec, len(cells), run_s))) for run_s in expected)
     lines += [f"about {length} where a run takes {run_s:g} s" for run_s, length in lengths]
     if measure.budget_s:
-        lines.append(f"no block is begun that would end after {_time(measure.budget_s)} (budget_s)")
+        lines.append(f"nothing is begun that would end after {_time(measure.budget_s)} (budget_s)")
     changed = sorted({path for one in setups.values() for path, _ in one.settings})
     if changed:
         lines.append(f"changes, and sets back: {', '.join(changed)} (needs --allow-system-changes)")

@@ -16,6 +16,8 @@ from bitnet_trace.experiment.spec import Spec
 MAX_CELLS = 500
 # what tracing adds to a run, at its begin and end, and the report of its recording
 TRACING_S = 3.5
+# untraced ones that are always made: fewer tell nothing of chance
+LEAST_BLOCKS = 2
 UNTRACED, TRACED, WARM_UP = "untraced", "traced", "warm-up"
 
 
@@ -108,17 +110,20 @@ def check(setups: Mapping[int, Setup], machine: Machine, environment: Mapping[st
 
 
 def blocks(spec: Spec, n_cells: int) -> Iterator[list[Trial]]:
-    """The runs in their order: warm-up, then untraced and traced blocks in turn. The seed decides, nothing else."""
+    """The runs in their order: warm-up, two untraced blocks, then traced and untraced ones in turn. The seed decides,
+    nothing else."""
     measure = spec.measure
     generator = random.Random(measure.seed)
     yield [Trial(WARM_UP, number, 1 + number % n_cells) for number in range(measure.warm_up)]
-    for block in range(max(measure.repeats, measure.traced)):
-        for kind, n in ((UNTRACED, measure.repeats), (TRACED, measure.traced)):
-            order = list(range(1, n_cells + 1))
-            if measure.order == "random":
-                generator.shuffle(order)
-            if block < n:
-                yield [Trial(kind, block, cell) for cell in order]
+    untraced = [(UNTRACED, block) for block in range(measure.repeats)]
+    traced = [(TRACED, block) for block in range(measure.traced)]
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(traced, untraced[LEAST_BLOCKS:]))
+    for one in (*untraced[:LEAST_BLOCKS], *in_turn):
+        order = list(range(1, n_cells + 1))
+        if measure.order == "random":
+            generator.shuffle(order)
+        if one is not None:
+            yield [Trial(one[0], one[1], cell) for cell in order]
 
 
 def n_trials(spec: Spec, n_cells: int) -> tuple[int, int]:

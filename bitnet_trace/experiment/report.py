@@ -18,8 +18,7 @@ from bitnet_trace.experiment.setup import Setup
 from bitnet_trace.experiment.spec import Spec
 from bitnet_trace.experiment.store import Store
 
-# two untraced blocks are always made: fewer tell nothing of chance
-_LEAST_BLOCKS = 2
+_ALWAYS = {(UNTRACED, block) for block in range(plan.LEAST_BLOCKS)}
 
 Progress = Callable[[int, int, float, str], None]
 
@@ -49,31 +48,19 @@ def import_early() -> None:
 
 
 def go_on(spec: Spec, runner: Runner, store: Store, progress: Progress) -> None:
-    """Makes all runs that are missing; blocks that the budget has no room for are left out."""
-    blocks = list(plan.blocks(spec, len(runner.cells)))
-    left = list(blocks)
-    n_untraced = 0
-    while left:
-        block = left.pop(0)
-        if not block:
-            continue
-        kind = block[0].kind
-        must = kind == WARM_UP or (kind == UNTRACED and n_untraced < _LEAST_BLOCKS)
-        # a traced block leaves the time that the untraced ones need that have to be made
-        missing = max(_LEAST_BLOCKS - n_untraced, 0) if kind == TRACED else 0
-        reserve_s = missing * runner.left_s([plan.Trial(UNTRACED, -1, cell) for cell in runner.cells])
-        if not must and not runner.fits(block, reserve_s):
-            continue
-        n_untraced += kind == UNTRACED
-        coming = [trial for one in left for trial in one]
-        for trial, result in runner.block(block):
+    """Makes all runs that are missing; those that the budget has no room for are left out."""
+    blocks = [block for block in plan.blocks(spec, len(runner.cells)) if block]
+    for number, block in enumerate(blocks):
+        kind, must = block[0].kind, block[0].kind == WARM_UP or (block[0].kind, block[0].block) in _ALWAYS
+        coming = [trial for one in blocks[number + 1 :] for trial in one]
+        for trial, result in runner.block(block, must):
             store.add(result)
             if trial.kind == WARM_UP and result["why"]:
                 raise TraceError(f"the first run failed: {result['why']}", "try the command by itself")
             rest = [one for one in [*block, *coming] if one.key not in runner.done]
-            n_all = len(runner.done) + len(rest)
             left_s = min(runner.left_s(rest), runner.budget_left_s())
-            progress(len(runner.done), n_all, left_s, f"{runner.cells[trial.cell].name} ({trial.kind})")
+            now = f"{runner.cells[trial.cell].name} ({kind})"
+            progress(len(runner.done), len(runner.done) + len(rest), left_s, now)
     progress(1, 1, 0.0, "")
 
 

@@ -24,6 +24,8 @@ from bitnet_trace.loadlab import trials
 # seldom enough not to disturb: a look takes 20 µs for a thread
 _FIRST_LOOKS_S, _LOOK_S = 0.03, 0.1
 _MANY_LOOKS = 20
+# reading a recording, on one of several CPUs, beside making it
+_READING_SHARE = 0.15
 
 
 @dataclass
@@ -44,11 +46,14 @@ class Runner:
         self._started_s = time.monotonic()
         self._took: dict[str, list[float]] = {UNTRACED: [], TRACED: []}
 
-    def block(self, planned: list[Trial]) -> Iterator[tuple[Trial, dict[str, Any]]]:
-        """Those of a block that are not done yet, with their results."""
+    def block(self, planned: list[Trial], must: bool) -> Iterator[tuple[Trial, dict[str, Any]]]:
+        """Those of a block that are not done yet, with their results; unless they `must` be done, as many as the budget
+        has room for."""
         for trial in planned:
             if trial.key in self.done:
                 continue
+            if not must and self._expected_s(trial.kind) + self._reading_s() > self.budget_left_s():
+                return
             began_s = time.monotonic()
             result = self._run(trial)
             self.done[trial.key] = result
@@ -61,15 +66,16 @@ class Runner:
         """About how long these take, from those that were done."""
         return sum(self._expected_s(trial.kind) for trial in planned if trial.key not in self.done)
 
-    def fits(self, planned: list[Trial], reserve_s: float) -> bool:
-        """Whether they end within the budget, with so much time left."""
-        return self.left_s(planned) + reserve_s <= self.budget_left_s()
-
     def budget_left_s(self) -> float:
         """Infinite without a budget."""
         if self.measure.budget_s is None:
             return math.inf
         return max(self.measure.budget_s - (time.monotonic() - self._started_s), 0.0)
+
+    def _reading_s(self) -> float:
+        """About how long the recordings that there are will take to be read."""
+        n = sum(kind == TRACED for kind, _, _ in self.done)
+        return n * _READING_SHARE * self._expected_s(TRACED)
 
     def _expected_s(self, kind: str) -> float:
         own, untraced = self._took[TRACED if kind == TRACED else UNTRACED], self._took[UNTRACED]

@@ -25,7 +25,7 @@ _KEYS = {"name", "title", "command", "headline", "also", "factors", "baseline", 
 
 @dataclass(frozen=True)
 class Measure:
-    """How it is measured. `repeats`: untraced runs of each cell; `traced`: traced ones; `budget_s`: no new block is
+    """How it is measured. `repeats`: untraced runs of each cell; `traced`: traced ones; `budget_s`: nothing is
     begun that would not end in that time (two untraced ones always are); `expected_s`: how long a run takes, for plans.
     """
 

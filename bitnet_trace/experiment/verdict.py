@@ -93,9 +93,9 @@ def doubts(found: Outcome) -> Iterator[str]:
         yield f"{plural(n, 'run')} of {found.cells[int(cell)].name} not counted: {why}"
     counted = found.runs[found.runs["why"].isna()]
     for kind, planned in ((UNTRACED, found.spec.measure.repeats), (TRACED, found.spec.measure.traced)):
-        done = counted[counted["kind"] == kind]["block"].nunique()
-        if done < planned:
-            yield f"{done} of {planned} {kind} blocks were made (budget_s, or interrupted: go on with --resume)"
+        n_done, n_planned = int((found.runs["kind"] == kind).sum()), planned * len(found.cells)
+        if n_done < n_planned:
+            yield f"{n_done} of {n_planned} {kind} runs were made (budget_s, or interrupted: go on with --resume)"
     if "steal_pct" in counted and counted["steal_pct"].max() > 2:
         yield f"a hypervisor took up to {counted['steal_pct'].max():.0f} % of the CPU time of a run"
     untraced = counted[(counted["kind"] == UNTRACED)]

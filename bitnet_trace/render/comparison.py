@@ -106,7 +106,8 @@ def explained(one: Explanation) -> str:
     """A part of a difference, in words."""
     more = "more" if one.difference_ns > 0 else "less"
     how = f"{duration(abs(round(one.difference_ns)))} {more} per token, {one.share_pct:.0f} % of the difference"
-    text = f"{one.phase}: {one.title}{_WORDS[one.kind]}: {how}."
+    title = "run-queue wait" if one.key == "runq_ns" else one.title
+    text = f"{one.phase}: {title}{_WORDS[one.kind]}: {how}."
     if one.ran_instead:
         names = " and ".join(f"{printable(name, 40)} ({duration(abs(ns))} a run)" for name, ns in one.ran_instead)
         text += f" Who ran instead {more}: {names}."

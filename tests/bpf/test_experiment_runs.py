@@ -136,3 +136,34 @@ def test_settings_and_loads_do_not_outlive_the_experiment(tmp_path, how):
         assert f"set back from {other}" in done.stderr
     assert THP.read_text() == before
     assert json.loads(JOURNAL.read_text()) == {}
+
+
+@pytest.mark.requires_bpf
+def test_a_planted_hog_is_found_and_explained(tmp_path, program):
+    spec = tmp_path / "lab.toml"
+    command = json.dumps([str(program("tokens.c")), str(LAST), "60", "plain"])
+    spec.write_text(
+        f'command = {command}\n[factors]\naffinity = ["{LAST}"]\nload = ["none", "cpu-hog"]\n'
+        "[measure]\nrepeats = 5\ntraced = 2\n"
+    )
+    out = ended(start(tmp_path, spec, "--as-root"))
+    lines = out.splitlines()
+    verdict = " ".join(lines[lines.index("Verdict") + 1 : lines.index("Why")])
+    assert "load cpu-hog against none: decode speed -" in verdict
+    assert "a real difference" in verdict
+    why = " ".join(" ".join(lines[lines.index("Why") + 1 :]).split())
+    assert "run-queue wait" in why
+    assert "cpu-hog (" in why
+
+
+@pytest.mark.requires_bpf
+def test_a_script_traces_a_command(tmp_path, program):
+    code = (
+        "import bitnet_trace, sys; from pathlib import Path;"
+        "report = bitnet_trace.run(sys.argv[2:], output=Path(sys.argv[1]));"
+        "print(report.summary['decoded_tokens'], report.recording.path)"
+    )
+    target = [str(program("tokens.c")), str(LAST), "7", "plain"]
+    command = [sys.executable, "-c", code, str(tmp_path / "x.btrace"), *target]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["7", str(tmp_path / "x.btrace")], done.stderr
