@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("bitnet_trace.commands.report:report", "Show a recording: phases, threads, faults, waits, advice."),
     "compare": ("bitnet_trace.commands.compare:compare", "Which differences between recordings are real, and why."),
     "export": ("bitnet_trace.commands.export:export", "A recording for trace viewers, flame graphs, data frames."),
+    "experiment": (
+        "bitnet_trace.commands.experiment:experiment",
+        "Which settings make a command faster, and why.",
+    ),
     "probes": ("bitnet_trace.commands.probes:probes", "Show what would be probed in a binary, where, at what cost."),
     "loadlab": ("bitnet_trace.commands.loadlab:loadlab", "Which way of loading a model file is the fastest here."),
     "doctor": ("bitnet_trace.commands.doctor:doctor", "What this machine can do, and the fix for what it can't."),

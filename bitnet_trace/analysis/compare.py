@@ -7,27 +7,23 @@ its metric is called real.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy import special, stats
 
+from bitnet_trace.analysis.differences import Difference, chosen
 from bitnet_trace.analysis.metrics import COUNTS, SPEED, TIME, Key, Metrics
 from bitnet_trace.columns import COMPARED, PARTS
 
-FALSE_DISCOVERIES = 0.05
 # A cause is named when it is at least this share of what there is to explain.
 LEAST_SHARE = 0.2
 # Waiting for the program's own other threads follows from what delays those; computing is what nothing else explains.
 _CAUSES = ("runq_ns", "fault_ns", "io_ns", "rest_ns")
 _REMAINDER = ("compute_ns",)
 _CONSEQUENCES = ("spin_ns", "futex_ns")
-
-Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -75,12 +71,12 @@ class Comparison:
         return self.table[self.table["family"] == name]
 
 
-def compare(base: Group, other: Group) -> Comparison:
-    """What is different in `other`."""
+def compare(base: Group, other: Group, known: Collection[str] = ()) -> Comparison:
+    """What is different in `other`. `known`: phases of which other runs have shown that they last longer or shorter."""
     base, other = _alike(base, other)
     tables = [_family(family, base, other) for family in (SPEED, TIME, COUNTS)]
     table = pd.concat(tables, ignore_index=True)
-    return Comparison(base, other, table, _explanations(table, base, other))
+    return Comparison(base, other, table, _explanations(table, base, other, known))
 
 
 def _alike(base: Group, other: Group) -> tuple[Group, Group]:
@@ -120,10 +116,10 @@ def _family(family: str, base: Group, other: Group) -> pd.DataFrame:
         a, b = (np.array([run.values[key] for run in group.runs]) for group in (base, other))
         if a.any() or b.any():
             rows.append({"family": family, "phase": key[1], "key": key[2], "base": a.mean(), "other": b.mean()})
-            tests.append(_Test.of(a, b))
+            tests.append(Difference.welch(a, b))
     p_values = np.array([test.p_value for test in tests], dtype=np.float64)
-    chosen, level = _chosen(p_values)
-    for row, test, real in zip(rows, tests, chosen, strict=True):
+    real_ones, level = chosen(p_values)
+    for row, test, real in zip(rows, tests, real_ones, strict=True):
         half = test.half_width(level)
         difference = row["other"] - row["base"]
         row["difference"] = difference
@@ -135,53 +131,14 @@ def _family(family: str, base: Group, other: Group) -> pd.DataFrame:
     return table.astype({"family": "string", "phase": "string", "key": "string", "real": "boolean"})
 
 
-@dataclass(frozen=True)
-class _Test:
-    """Welch's: NaN where there is one value on a side."""
-
-    p_value: float
-    error: float
-    freedom: float
-
-    @staticmethod
-    def of(a: Values, b: Values) -> "_Test":
-        if min(len(a), len(b)) < 2:
-            return _Test(math.nan, math.nan, math.nan)
-        parts = [values.var(ddof=1) / len(values) for values in (a, b)]
-        error = math.sqrt(sum(parts))
-        difference = abs(b.mean() - a.mean())
-        if error <= 1e-12 * max(abs(a).max(), abs(b).max()):
-            # the same in all runs of a group: what differs then differs by more than chance from three runs on
-            same = difference == 0 or min(len(a), len(b)) < 3
-            return _Test(1.0 if same else 0.0, 0.0, 1.0)
-        freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (a, b), strict=True))
-        return _Test(float(2 * special.stdtr(freedom, -difference / error)), error, freedom)
-
-    def half_width(self, level: float) -> float:
-        """Of the interval that misses the truth with probability `level`."""
-        if math.isnan(self.error):
-            return math.nan
-        return -float(special.stdtrit(self.freedom, level / 2)) * self.error
-
-
-def _chosen(p_values: Values) -> tuple[npt.NDArray[np.bool_], float]:
-    """Which are called real (Benjamini and Hochberg), and the level of all intervals that agrees with it."""
-    n = len(p_values)
-    if not n or np.isnan(p_values).any():
-        return np.zeros(n, dtype=bool), FALSE_DISCOVERIES
-    adjusted = stats.false_discovery_control(p_values, method="bh")
-    chosen = adjusted <= FALSE_DISCOVERIES
-    return chosen, FALSE_DISCOVERIES * max(int(chosen.sum()), 1) / n
-
-
-def _explanations(table: pd.DataFrame, base: Group, other: Group) -> list[Explanation]:
+def _explanations(table: pd.DataFrame, base: Group, other: Group, known: Collection[str]) -> list[Explanation]:
     """What makes tokens take longer, or less long, in phases where that is real: causes first, largest first."""
     result = []
-    times = table[(table["family"] == TIME) & table["real"].fillna(False)]
+    times = table[(table["family"] == TIME) & (table["real"].fillna(False) | table["phase"].isin(known))]
     titles = {part.key: part.title for part in PARTS}
     for phase, rows in times.groupby("phase", sort=False):
         whole = rows[rows["key"] == "dur_ns"]
-        if not len(whole):
+        if not len(whole) or not whole["difference"].iloc[0]:
             continue
         difference = float(whole["difference"].iloc[0])
         large = rows.assign(share=rows["difference"] / difference).sort_values("share", ascending=False)

@@ -1,5 +1,6 @@
 """The numbers that users ask for first, from named phases, and beside them what the engine itself printed."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -46,6 +47,20 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
     llama-bench, which prints the average of its repeats and samples nothing.
     """
     rows = []
+    for what, lines, row in reported_timings(reported):
+        side_by_side = len({str(line.get("slot")) for line in lines}) > 1
+        by_server = lines[0].get("slot") is not None
+        averaged = lines[0].get("source") == "llama-bench"  # of repeats, which are not told apart in the trace
+        traced_ns = None if side_by_side or averaged else _traced_ns(what, phases, by_server)
+        difference = None
+        if traced_ns is not None and row["reported_ns"]:
+            difference = round(100 * (traced_ns - row["reported_ns"]) / row["reported_ns"], 2)
+        rows.append({**row, "traced_ns": traced_ns, "difference_pct": difference})
+    return rows
+
+
+def reported_timings(reported: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+    """(kind, the lines that count, their figures: `what`, `reported_ns`, `reported_count`, `reported_tokens_per_s`)."""
     for what in _COMPARED:
         lines = [line for line in reported if line.get("what") == what]
         lines = [line for line in lines if line.get("slot") is not None] or lines[-1:]
@@ -57,24 +72,8 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
         counts = [count(line.get("count")) for line in lines]
         n = sum(one for one in counts if one is not None) if None not in counts else None
         rate = finite(lines[0].get("tokens_per_second")) if len(lines) == 1 else _rate(n, reported_ns)
-        side_by_side = len({str(line.get("slot")) for line in lines}) > 1
-        by_server = lines[0].get("slot") is not None
-        averaged = lines[0].get("source") == "llama-bench"  # of repeats, which are not told apart in the trace
-        traced_ns = None if side_by_side or averaged else _traced_ns(what, phases, by_server)
-        difference = None
-        if traced_ns is not None and reported_ns:
-            difference = round(100 * (traced_ns - reported_ns) / reported_ns, 2)
-        rows.append(
-            {
-                "what": what,
-                "reported_ns": reported_ns,
-                "reported_count": n,
-                "reported_tokens_per_s": rate,
-                "traced_ns": traced_ns,
-                "difference_pct": difference,
-            }
-        )
-    return rows
+        row = {"what": what, "reported_ns": reported_ns, "reported_count": n, "reported_tokens_per_s": rate}
+        yield what, lines, row
 
 
 def _traced_ns(what: str, phases: pd.DataFrame, by_server: bool) -> int | None:

@@ -1,6 +1,6 @@
 """What can be chosen of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is traced."""
+    """How a run is traced.
+
+    `prepare` is called in the program's process while that is still ours, and root's; its OSError ends the run.
+    """
 
     output: Path | None = None
     force: bool = False
@@ -32,6 +35,7 @@ class Options:
     counters: tuple[str, ...] = ()
     view: "View | None" = None  # shows the run while it goes on
     record: bool = True
+    prepare: Callable[[], None] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -84,7 +84,8 @@ def trace(command: Sequence[str], options: Options) -> Result:
         folder_ready, folder_made = socket.socketpair()
         copy = output.start(folder_ready, user, signals.before) if options.keep_output else None
         target_ends = copy.target_ends if copy else None
-        launch = target.Launch(program, command, environment, user, called_from, signals.before, target_ends)
+        prepare = options.prepare
+        launch = target.Launch(program, command, environment, user, called_from, signals.before, target_ends, prepare)
         child = target.start(launch, folder_made.fileno())
         folder_ready.close()
         if copy:
@@ -179,7 +180,7 @@ class Run:
     def _load(self) -> None:
         """Compiles the programs and attaches them: all of the kernel's side but the engine's probes."""
         # importing pyarrow takes as long as compiling, which leaves the interpreter free
-        importer = threading.Thread(target=_import_early)
+        importer = threading.Thread(target=import_early)
         importer.start()
         from bitnet_trace.capture.bpf import Programs
 
@@ -556,7 +557,7 @@ def tell(line: str) -> None:
         print(f"bitnet-trace: {line}", file=sys.stderr, flush=True)
 
 
-def _import_early() -> None:
+def import_early() -> None:
     """Only to have it done early: an error comes again where the modules are used."""
     with contextlib.suppress(ImportError):
         import numpy.ma  # noqa: F401 — numpy.unique would at its first call: 20 ms of CPU time, while the target runs

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -48,7 +48,7 @@ class Launch:
     """What is to run.
 
     `caller`: whose umask and limits it has; `mask`: of signals; `output`: descriptors that become its stdout and
-    stderr, None leaves ours.
+    stderr, None leaves ours; `prepare` is called before it becomes the user.
     """
 
     program: str
@@ -58,6 +58,7 @@ class Launch:
     caller: Caller
     mask: set[signal.Signals]
     output: tuple[int, int] | None
+    prepare: Callable[[], None] | None = None
 
 
 def start(launch: Launch, not_for_it: int) -> Target:
@@ -94,6 +95,8 @@ def _exec(launch: Launch, go: int, failure: int) -> NoReturn:
         launch.caller.limit()
         if launch.caller.umask is not None:
             os.umask(launch.caller.umask)
+        if launch.prepare is not None:
+            launch.prepare()
         if launch.identity is not None:
             launch.identity.assume()
         if os.read(go, 1) != _GO:

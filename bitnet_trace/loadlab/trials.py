@@ -94,7 +94,7 @@ def _attempt(way: str, state: str, task: Task, with_checksum: bool) -> Trial:
 
 
 def _trial(way: str, state: str, task: Task, with_checksum: bool) -> Trial:
-    _make(state, task)
+    set_page_cache(task.path, state)
     cached_pct = cached(task.path, task.size_bytes)
     before = resource.getrusage(resource.RUSAGE_SELF)
     begin_ns = time.monotonic_ns()
@@ -116,9 +116,9 @@ def _trial(way: str, state: str, task: Task, with_checksum: bool) -> Trial:
     )
 
 
-def _make(state: str, task: Task) -> None:
-    """This file only is taken out of the page cache, or brought into it."""
-    file = os.open(task.path, os.O_RDONLY | os.O_CLOEXEC)
+def set_page_cache(path: str, state: str) -> None:
+    """This file only is taken out of the page cache (COLD), or brought into it (WARM)."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if state == COLD:
             os.fsync(file)  # pages that are to be written cannot be dropped

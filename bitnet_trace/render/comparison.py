@@ -47,7 +47,7 @@ def words(one: Comparison) -> Iterator[str]:
     for key in shown:
         yield _difference(key, rows.loc[key], one)
     for explanation in one.explanations:
-        yield _explained(explanation)
+        yield explained(explanation)
     changed = one.family(TIME)
     slower = changed[(changed["key"] == "dur_ns") & changed["real"].fillna(False)]["phase"].tolist()
     for phase in slower:
@@ -102,10 +102,12 @@ def _difference(key: str, row: "pd.Series[Any]", one: Comparison) -> str:
     return f"{text} (interval {low} to {high}): {verdict}."
 
 
-def _explained(one: Explanation) -> str:
+def explained(one: Explanation) -> str:
+    """A part of a difference, in words."""
     more = "more" if one.difference_ns > 0 else "less"
     how = f"{duration(abs(round(one.difference_ns)))} {more} per token, {one.share_pct:.0f} % of the difference"
-    text = f"{one.phase}: {one.title}{_WORDS[one.kind]}: {how}."
+    title = "run-queue wait" if one.key == "runq_ns" else one.title
+    text = f"{one.phase}: {title}{_WORDS[one.kind]}: {how}."
     if one.ran_instead:
         names = " and ".join(f"{printable(name, 40)} ({duration(abs(ns))} a run)" for name, ns in one.ran_instead)
         text += f" Who ran instead {more}: {names}."

@@ -1,6 +1,6 @@
 """A report as one HTML page that needs no other file and no network."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from plotly.offline import get_plotlyjs
@@ -63,9 +63,11 @@ def render(report: Report) -> str:
     )
 
 
-def render_sections(title: str, parts: Sequence[Section]) -> str:
-    """A page of sections without charts."""
-    return page("sections.html.j2", title=title, parts=parts)
+def render_sections(title: str, parts: Sequence[Section], drawn: Mapping[str, Sequence[Chart]] | None = None) -> str:
+    """A page of sections. `drawn`: charts that stand before the tables of a section, by its name."""
+    of_part = {part.name: list((drawn or {}).get(part.name, [])) for part in parts}
+    plotly = get_plotlyjs() if any(of_part.values()) else ""
+    return page("sections.html.j2", title=title, parts=parts, charts=of_part, plotly=plotly)
 
 
 def _flames(report: Report) -> list[tuple[str, list[Flame]]]:

@@ -1,5 +1,6 @@
 /* Decodes with the same CPU time for each token, on one CPU; or, as `tokens hog CPU PERCENT`, takes that share of a CPU.
- * Both before all others there, the hog before the decoding: what else the machine does is no part of it. */
+ * Both before all others there, the hog before the decoding: what else the machine does is no part of it. `tokens CPU N
+ * plain` leaves CPU and priority as they are, and prints the speed as engines do. */
 #include "truth.h"
 #include <sched.h>
 #include <sys/prctl.h>
@@ -51,11 +52,19 @@ int main(int argc, char **argv)
 		pin(atoi(argv[2]), 11);
 		hog(atoi(argv[3]));
 	}
-	pin(atoi(argv[1]), 10);
+	int plain = argc == 4;
+	if (!plain)
+		pin(atoi(argv[1]), 10);
+	uint64_t begin = 0;
 	for (int i = 0; i <= atoi(argv[2]); i++) {
 		llama_decode(argv, batch);
 		llama_sampler_sample(argv, argv, 0);
 		batch.n_tokens = 1;
+		begin = begin ? begin : clock_ns(CLOCK_MONOTONIC);
 	}
+	double ms = (clock_ns(CLOCK_MONOTONIC) - begin) / 1e6;
+	if (plain)
+		printf("llama_perf_context_print: eval time = %.2f ms / %s runs (%.2f ms per token, %.2f tokens per second)\n", ms,
+		       argv[2], ms / atoi(argv[2]), 1e3 * atoi(argv[2]) / ms);
 	return 0;
 }

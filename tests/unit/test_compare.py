@@ -8,7 +8,8 @@ import pytest
 from busy import write_busy
 from click.testing import CliRunner
 
-from bitnet_trace.analysis.compare import FALSE_DISCOVERIES, Group, compare, setup_differences
+from bitnet_trace.analysis.compare import Group, compare, setup_differences
+from bitnet_trace.analysis.differences import FALSE_DISCOVERIES
 from bitnet_trace.analysis.metrics import COUNTS, SPEED, TIME, metrics
 from bitnet_trace.analysis.report import build_report
 from bitnet_trace.commands.compare import compare as command

@@ -1,0 +1,111 @@
+"""Everything that the report of an experiment shows, computed once from its results."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bitnet_trace.analysis.compare import Comparison, Group, compare
+from bitnet_trace.experiment import effects
+from bitnet_trace.experiment.effects import Effect
+from bitnet_trace.experiment.plan import Cell
+from bitnet_trace.experiment.recordings import Traced
+from bitnet_trace.experiment.spec import Spec
+
+# of a factor's level at most so many combinations of the others are explained
+_MAX_PAIRS = 2
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a level makes a difference: the traced runs of one cell against those of the cell that has the baseline's
+    level; `new_findings`: what only the reports of the one warn of."""
+
+    effect: Effect
+    cell: Cell
+    base: Cell
+    comparison: Comparison
+    new_findings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`runs`: effects.table; `cells_by_figure[figure][cell]`: effects.by_cell; `of_factors`, `of_cells`: effects on the
+    headline figure, `also`: of the factors on other figures; `reasons`: of those on the headline that are real."""
+
+    spec: Spec
+    cells: Mapping[int, Cell]
+    runs: pd.DataFrame
+    results: Sequence[Mapping[str, Any]]
+    traced: Mapping[tuple[int, int], Traced]
+    of_factors: list[Effect]
+    of_cells: list[Effect]
+    also: dict[str, list[Effect]]
+    reasons: list[Reason]
+    facts: Mapping[str, Any]
+
+    def by_cell(self, figure: str) -> dict[int, dict[str, Any]]:
+        return effects.by_cell(self.runs, self.cells, figure)
+
+
+def outcome(
+    spec: Spec,
+    cells: Mapping[int, Cell],
+    results: Sequence[Mapping[str, Any]],
+    traced: Mapping[tuple[int, int], Traced],
+    facts: Mapping[str, Any],
+) -> Outcome:
+    """`facts`: of the machine, for the report's heading."""
+    runs = effects.table(results)
+    of_factors = effects.of_factors(runs, cells, spec.baseline, spec.headline)
+    of_cells = effects.of_cells(runs, cells, spec.baseline, spec.headline)
+    reasons = list(_reasons(spec, cells, of_factors, of_cells, traced))
+    also = {figure: effects.of_factors(runs, cells, spec.baseline, figure) for figure in spec.also}
+    return Outcome(spec, cells, runs, results, traced, of_factors, of_cells, also, reasons, facts)
+
+
+def _reasons(
+    spec: Spec,
+    cells: Mapping[int, Cell],
+    of_factors: Sequence[Effect],
+    of_cells: Sequence[Effect],
+    traced: Mapping[tuple[int, int], Traced],
+) -> Iterator[Reason]:
+    pct_of = {effect.cell: effect.pct or 0.0 for effect in of_cells}
+    known = (
+        ("decode",)
+        if spec.headline.startswith("decode")
+        else ("prefill",)
+        if spec.headline.startswith("prefill")
+        else ()
+    )
+    for effect in of_factors:
+        if not effect.real or effect.factor is None:
+            continue
+        pairs = effects.matched(cells, effect.factor, effect.level, effect.base)
+        with_figures = [(own, base, _group(own, traced), _group(base, traced)) for own, base in pairs]
+        with_figures = [one for one in with_figures if one[2].runs and one[3].runs]
+
+        def gap(one: tuple[Cell, Cell, Group, Group]) -> float:
+            return abs(pct_of.get(one[0].number, 0.0) - pct_of.get(one[1].number, 0.0))
+
+        for own, base, group, base_group in sorted(with_figures, key=gap, reverse=True)[:_MAX_PAIRS]:
+            comparison = compare(base_group, group, known)
+            new = _findings(own, traced) - _findings(base, traced)
+            yield Reason(effect, own, base, comparison, tuple(sorted(new)))
+
+
+def _group(cell: Cell, traced: Mapping[tuple[int, int], Traced]) -> Group:
+    own = [one.metrics for (number, _), one in sorted(traced.items()) if number == cell.number]
+    return Group(cell.name, [one for one in own if one is not None])
+
+
+def _findings(cell: Cell, traced: Mapping[tuple[int, int], Traced]) -> set[str]:
+    """Rules that were broken in at least half of the cell's traced runs, by title of the last one."""
+    own = [one for (number, _), one in traced.items() if number == cell.number]
+    rules: dict[str, list[str]] = {}
+    for one in own:
+        for rule, title in one.findings:
+            rules.setdefault(rule, []).append(title)
+    return {rule for rule, titles in rules.items() if 2 * len(titles) >= len(own)}
