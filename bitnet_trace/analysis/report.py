@@ -22,6 +22,7 @@ from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
 from bitnet_trace.analysis.load_path import FileReads, load_path
 from bitnet_trace.analysis.names import ThreadNames
+from bitnet_trace.analysis.operations import OperationEvents, OperationReport, operation_report
 from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.analysis.preemption import Preemptions
 from bitnet_trace.analysis.profile import Profile, frames_of, profile
@@ -50,6 +51,7 @@ class Report:
     `phase_time`: a row for prefill and decode, columns.PHASE_TIME; neither has rows where time on a CPU was not traced.
     `run_queue_histogram`: {phase name: [(from ns, waits)]}. `findings`: what is wrong, the gravest first. `names`: of
     all threads. `places`: where faults fell; None where only counters were kept, as `load_path` (columns.LOAD_PATH).
+    `operations`: None where they were not asked for.
     `load_requests`: sizes and latencies of the reads of models; None without any.
     """
 
@@ -85,6 +87,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     load_path: pd.DataFrame | None = None
     load_requests: dict[str, Any] | None = None
+    operations: OperationReport | None = None
 
 
 def build_report(recording: Recording) -> Report:
@@ -95,13 +98,14 @@ def build_report(recording: Recording) -> Report:
     wait_stacks = WaitStacks(recording, frames)
     pairs, waits, preemptions = SwitchPairs(), Waits(wait_stacks), Preemptions()
     barriers = BarrierEvents(recording.windows, recording.phases)
+    operations = OperationEvents(recording.windows, recording.phases)
     places, file_reads = PlaceGatherer(recording, named), FileReads(recording.tensors)
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes, run_queue, places, file_reads):
+            for gatherer in (latencies, requests, flushes, run_queue, places, file_reads, operations):
                 gatherer.add(batch)
             absences = pairs.add(batch)
             waits.add(absences)
@@ -126,6 +130,7 @@ def build_report(recording: Recording) -> Report:
     sampled = profile(recording, phases, frames, wait_stacks)
     timed = phases if by_thread["cpu_ns"].notna().all() else phases[:0]
     calls = token_time(counters, timed, by_thread, sampled)
+    met = barriers.result()
     report = Report(
         recording=recording,
         run=_run(meta, start_ns, numbers),
@@ -148,7 +153,7 @@ def build_report(recording: Recording) -> Report:
         places=None if meta.get("options", {}).get("detail") == "counts" else places.result(),
         ran_instead=waits.ran_instead(recording.threads, meta.get("neighbours", {})),
         preemptions=preemptions.by_phase(phases),
-        barriers=barrier_report(recording, phases, barriers.result(), sampled, names),
+        barriers=barrier_report(recording, phases, met, sampled, names),
         names=names,
         scheduling=scheduling(recording.scheduling),
         computing=tuple(computing(counters, phases)),
@@ -156,6 +161,7 @@ def build_report(recording: Recording) -> Report:
         phase_time=phase_time(calls, by_thread),
         run_queue=run_queue.by_phase(),
         run_queue_histogram=run_queue.histogram(),
+        operations=operation_report(recording, phases, operations, met, names),
     )
     if report.places is not None:
         table = load_path(report.places.by_region, report.by_phase, phases, file_reads)

@@ -14,7 +14,7 @@ LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (
     *("events", "counters", "phases", "threads", "maps", "areas", "residency", "tensors", "taskstats"),
-    *("samples", "stacks", "symbols", "windows", "calls", "scheduling"),
+    *("samples", "stacks", "symbols", "windows", "calls", "scheduling", "graph_tensors"),
 )
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
@@ -223,6 +223,11 @@ CALL_SCHEMA = pa.schema(
     ]
 )
 
+# What the tensor at an address of a process is called, from this moment on; told in windows of operations.
+GRAPH_TENSOR_SCHEMA = pa.schema(
+    [("ts_ns", pa.int64()), ("pid", pa.uint32()), ("address", pa.uint64()), ("name", pa.string())]
+)
+
 SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE = (
     np.dtype([(field.name, field.type.to_pandas_dtype()) for field in schema])
     for schema in (SAMPLE_SCHEMA, STACK_SCHEMA)
@@ -244,6 +249,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "windows": WINDOW_SCHEMA,
     "calls": CALL_SCHEMA,
     "scheduling": SCHEDULING_SCHEMA,
+    "graph_tensors": GRAPH_TENSOR_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -263,6 +269,7 @@ NULLABLE = {
     "windows": frozenset[str](),
     "calls": frozenset[str](),
     "scheduling": frozenset({"call", "error", "cpus", "policy", "priority", "nice"}),
+    "graph_tensors": frozenset[str](),
 }
 
 # Fields that are moments of CLOCK_MONOTONIC.
@@ -282,4 +289,5 @@ TIMES = {
     "windows": frozenset({"begin_ns", "end_ns"}),
     "calls": frozenset({"begin_ns", "end_ns"}),
     "scheduling": frozenset({"ts_ns"}),
+    "graph_tensors": frozenset({"ts_ns"}),
 }

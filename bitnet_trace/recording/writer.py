@@ -146,6 +146,10 @@ class Writer:
         """Appends what threads asked of the scheduler, and had: schema.SCHEDULING_SCHEMA, None for what was not set."""
         self._append_rows("scheduling", rows)
 
+    def graph_tensors(self, rows: Iterable[Row]) -> None:
+        """Appends what tensors of the engine's graph are called: schema.GRAPH_TENSOR_SCHEMA."""
+        self._append_rows("graph_tensors", rows)
+
     def update_meta(self, **values: Any) -> None:
         """Sets keys of meta.json; readers see the old file or the new one, never a part."""
         self._meta.update(values)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.render import barrier_grids, grids, place_grids, profile_grids
+from bitnet_trace.render import barrier_grids, grids, operation_grids, place_grids, profile_grids
 from bitnet_trace.render.grids import Grid
 
 
@@ -27,6 +27,7 @@ def sections(report: Report) -> list[Section]:
         _section("threads", "Threads", grids.threads(report), grids.taskstats(report)),
         _section("waiting", "Waiting", grids.run_queue(report), *grids.waits(report)),
         _section("barriers", "Barriers", *barrier_grids.grids(report)),
+        _section("operations", "Operations", *operation_grids.grids(report)),
         _section("functions", "Functions", *profile_grids.grids(report.profile)),
         _section("io", "I/O", grids.io_uring(report)),
         _section("places", "Where faults fell", *place_grids.grids(report.places, fault_around)),
