@@ -197,23 +197,22 @@ def _tensor_names(parts: pd.DataFrame, key: str, told: pd.DataFrame) -> "pd.Seri
 
 def _sums(parts: pd.DataFrame, keys: list[str], calls: "pd.Series[Any]") -> pd.DataFrame:
     """Sums by phase name and keys, those of rows where all keys are known; with the columns of OPERATION_SUMS."""
-    groups = parts.dropna(subset=keys).groupby(["name", *keys], sort=False)
+    known = parts.dropna(subset=keys)
+    groups = known.groupby(["name", *keys], sort=False)
     table = groups.agg(
         time_ns=("time_ns", "sum"),
         wait_ns=("wait_ns", lambda waits: waits.sum(min_count=1)),
         threads=("tid", "nunique"),
-    ).reset_index()
-    nodes = parts.dropna(subset=keys).drop_duplicates(["phase", "tensor", "op", *keys])
-    n_nodes = nodes.groupby(["name", *keys], sort=False).size()
-    own = n_nodes.reindex(pd.MultiIndex.from_frame(table[["name", *keys]])).to_numpy(dtype=float) if len(table) else []
+    )
+    nodes = known.drop_duplicates(["phase", "tensor", "op", *keys]).groupby(["name", *keys], sort=False).size()
+    table = table.assign(nodes=nodes).reset_index()
     n_calls = table["name"].map(calls).astype(float)
-    whole = table["name"].map(parts.groupby("name")[["time_ns"]].sum()["time_ns"]).astype(float)
-    table["nodes_a_call"] = pd.Series(own, index=table.index, dtype=float) / n_calls
+    whole_ns = table["name"].map(parts.groupby("name")["time_ns"].sum()).astype(float)
+    table["nodes_a_call"] = table["nodes"] / n_calls
     table["call_ns"] = table["time_ns"] / n_calls
-    table["time_pct"] = 100 * table["time_ns"] / whole.where(whole > 0)
-    table = table.rename(columns={"name": "phase"}).sort_values(["time_ns"], ascending=False, ignore_index=True)
+    table["time_pct"] = 100 * table["time_ns"] / whole_ns.where(whole_ns > 0)
+    table = table.rename(columns={"name": "phase"}).sort_values("time_ns", ascending=False, ignore_index=True)
     for column in OPERATION_SUMS:
-        kind = "Float64" if column.format in ("pct", "number") else "Int64"
         values = table[column.key].astype("Float64")
-        table[column.key] = values.astype(kind) if kind == "Float64" else values.round().astype(kind)
+        table[column.key] = values if column.format in ("pct", "number") else values.round().astype("Int64")
     return table[["phase", *keys, *(column.key for column in OPERATION_SUMS)]]

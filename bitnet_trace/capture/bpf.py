@@ -243,8 +243,8 @@ class Programs:
     def attach_window_probes(
         self, program: str, path: str, offsets: list[int], cookies: list[int], pid: int, links: list[int]
     ) -> None:
-        """Places one of the programs of windows, for one process where the kernel can; adds what holds it to `links`: to
-        close those takes it away. Raises OSError."""
+        """Places one of the programs of windows, for one process where the kernel can; adds what holds it to `links`:
+        to close those takes it away. Raises OSError."""
         self._link_uprobes(self._window_programs[program], path, offsets, cookies, pid, links)
 
     def _link_uprobes(

@@ -19,9 +19,9 @@ _C_LANGUAGES = (0x01, 0x02, 0x0C, 0x1D, 0x2C)
 _MAX_UNITS, _MAX_ENTRIES, _MAX_OFFSET = 512, 50_000, 1024
 _MAX_CODE_BYTES = 64
 
-# Without debug information the offset of the name, which the code of ggml_get_name() has, tells the version: (operation,
-# first source) by it. The first is llama.cpp's since it has no gradients in tensors (November 2024); the second what
-# was before, and BitNet's fork and T-MAC's with it; the last is ik_llama.cpp's (2026), whose tensors have more sources.
+# Without debug information the offset of the name, which the code of ggml_get_name() has, tells the version: by it
+# (operation, first source). The first is llama.cpp's since it has no gradients in tensors (November 2024); the second
+# what was before, and BitNet's fork and T-MAC's with it; the last is ik_llama.cpp's (2026), with more sources.
 _BY_NAME_OFFSET = {256: (80, 152), 264: (80, 160), 312: (80, 160)}
 _MAX_NAMES, _MAX_NAME_BYTES = 512, 48
 _NAME = re.compile(rb"[A-Z][A-Z0-9_()+*/.-]*")
