@@ -441,6 +441,41 @@ STRAGGLERS: tuple[Column, ...] = (
     Column("late_pct", "of the calls", "pct", "that time by the time of the calls seen", how="derived"),
 )
 
+# Operations of the engine's graph, of the calls that lie wholly in a window: what follows the keys of each table.
+OPERATION_SUMS: tuple[Column, ...] = (
+    Column("nodes_a_call", "nodes a call", "number", "nodes of the graph in a call of that name"),
+    Column("threads", "threads", "count", "threads that took part"),
+    Column(
+        "time_ns",
+        "time",
+        "ns",
+        "of all threads: from a node's begin to the barrier behind it, less waits within",
+        how="derived",
+    ),
+    Column("call_ns", "a call", "ns", "that time by the calls seen", how="derived"),
+    Column("time_pct", "of all", "pct", "that time by that of all operations in calls of that name", how="derived"),
+    Column("wait_ns", "wait after it", "ns", "what threads waited at the barriers behind and within", how="derived"),
+)
+_OF_PHASE = Column("phase", "phase", "text", "name of the phase")
+_OPERATION = Column("op", "operation", "text", "the engine's name of it")
+OPERATIONS: tuple[Column, ...] = (_OF_PHASE, _OPERATION, *OPERATION_SUMS)
+OPERATION_LAYERS: tuple[Column, ...] = (
+    _OF_PHASE,
+    Column("layer", "layer", "number", "by the node's name, or that of its weights", how="derived"),
+    *OPERATION_SUMS,
+)
+OPERATION_TENSORS: tuple[Column, ...] = (
+    _OF_PHASE,
+    Column("tensor", "tensor", "text", "the weights that are multiplied by, else what the node is called"),
+    *OPERATION_SUMS,
+)
+OPERATION_THREADS: tuple[Column, ...] = (
+    _OF_PHASE,
+    *(column for column in THREADS if column.key in ("tid", "comm")),
+    _OPERATION,
+    *OPERATION_SUMS,
+)
+
 FINDINGS: tuple[Column, ...] = (
     Column("rule", "rule", "text", "what was looked for; docs/figures.md explains it"),
     Column("severity", "severity", "text", "critical, warning or note"),

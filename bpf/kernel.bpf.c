@@ -9,25 +9,12 @@ BPF_TABLE("percpu_hash", struct call_key, u64, window_calls, 8192);
 
 int count_function(struct pt_regs *regs)
 {
-	u32 cookie = bpf_get_attach_cookie(regs);
-	u32 tid = bpf_get_current_pid_tgid();
-	int zero = 0;
-	u32 *open = window_open.lookup(&zero);
-	struct probe *probe;
-	struct thread *t;
-	u64 *calls, one = 1, *hits;
+	struct window_caller caller;
+	u64 *calls, one = 1;
 
-	count_window_hit(HITS_ALL);
-	if (!open || !*open)
+	if (!in_window(regs, &caller))
 		return 0;
-	t = this_thread(tid);
-	probe = probes.lookup(&cookie);
-	hits = probe_hits.lookup(&cookie);
-	if (!t || !probe || !hits)
-		return 0; /* of another program; cookies are below MAX_PROBES */
-	(*hits)++;
-	count_window_hit(HITS_RECORDED);
-	struct call_key key = {.phase = phase_of(t), .row = probe->row};
+	struct call_key key = {.phase = phase_of(caller.thread), .row = caller.probe->row};
 	calls = window_calls.lookup(&key);
 	if (calls)
 		(*calls)++;

@@ -52,6 +52,7 @@ enum kind {
 	KIND_COLLAPSE = 26,	/* enum scan_result | COLLAPSE_FILE  address, or 0  0; of memory of process `tid` */
 	KIND_CACHE_ADDED = 27,	/* device               inode                 pages that came into the page cache */
 	KIND_READAHEAD = 28,	/* device               inode                 pages asked for | READAHEAD_ASYNC */
+	KIND_OPERATION = 29,	/* number of the operation  the tensor that it computes  that tensor's first source, or 0; as KIND_BARRIER */
 	/* ring `phases`                    arg0                     arg1                  arg2            */
 	KIND_PHASE_BEGIN = 32,	/* role                     context pointer       n_tokens | pid << 32 */
 	KIND_PHASE_END = 33,	/* enum phase_end           0                     pid << 32       */
@@ -59,6 +60,9 @@ enum kind {
 	KIND_PHASE_MARK = 35,	/* role                     argument              pid << 32       */
 	KIND_MAX = 36,
 };
+
+/* In arg0 of KIND_OPERATION: the tensor could not be read. */
+#define UNKNOWN_OPERATION 0xffff
 
 /* Bit 31 of arg0, any kind with a duration, in counts mode: the event was counted in a kernel map already;
  * only its duration is carried here, because it reaches over a phase edge and has to be split. */
@@ -145,6 +149,7 @@ enum role {
 	ROLE_BARRIER = 15,	/* threads wait for each other; probed in windows */
 	ROLE_FUNCTION = 16,	/* asked for by name; calls are counted in windows */
 	ROLE_ATTACHED = 17,	/* a process that ran before the tracer came, until its next call; no probe */
+	ROLE_OPERATION = 18,	/* a thread begins its part of one node of the graph; probed in windows */
 	ROLE_LINK_MAP = 13,	/* the dynamic linker changed the link map: new libraries to look at */
 };
 
@@ -243,6 +248,7 @@ enum task_kind {
 	 * mask, address = policy, offset = real-time priority, inode = nice: those that the call has. */
 	TASK_ASKED = 10,
 	TASK_SCHEDULED = 11,	/* what a thread has of these when it ends */
+	TASK_TENSOR = 12,	/* what a tensor of the graph is called, at first and when it is another: address, text */
 	TASK_PTRACED = 8,	/* traced by another program, value = its pid, text = its name; length = 1: was refused, for we do */
 };
 

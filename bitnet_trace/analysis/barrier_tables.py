@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bitnet_trace.analysis.barriers import WHAT, Barriers
+from bitnet_trace.analysis.barriers import WITH_BARRIERS, Barriers
 from bitnet_trace.analysis.distribution import Distribution
 from bitnet_trace.analysis.lateness import CAUSES
 from bitnet_trace.analysis.names import ThreadNames
@@ -69,7 +69,7 @@ def barrier_report(
 def _summary(recording: Recording, by_phase: pd.DataFrame, barriers: Barriers, spinning: "_Spinning") -> dict[str, Any]:
     meta = recording.meta.get("windows")
     meta = meta if isinstance(meta, dict) else {}
-    windows = recording.windows[recording.windows["what"] == WHAT]
+    windows = recording.windows[recording.windows["what"].isin(WITH_BARRIERS)]
     skews = Distribution()
     skews.add(barriers.instances["skew_ns"].to_numpy(dtype=np.int64))
     decode = by_phase[by_phase["phase"] == "decode"]

@@ -18,6 +18,7 @@ from bitnet_trace.analysis.split import Ints, as_time
 from bitnet_trace.recording.layout import EVENT_DTYPE, FaultFlag, Kind
 
 WHAT = "barriers"
+WITH_BARRIERS = (WHAT, "operations")  # windows in which barriers are recorded
 _KINDS = np.array([Kind.BARRIER, Kind.FAULT, Kind.MIGRATE], np.uint16)
 
 Events = npt.NDArray[np.void]
@@ -49,7 +50,7 @@ class BarrierEvents:
 
     def __init__(self, windows: pd.DataFrame, phases: pd.DataFrame) -> None:
         """`windows`: schema.WINDOW_SCHEMA. `phases` has id, role, begin_ns, end_ns and overlapped."""
-        self.calls = calls_in_windows(windows, phases)
+        self.calls = calls_in_windows(windows[windows["what"].isin(WITH_BARRIERS)], phases)
         self._ids = np.sort(self.calls["id"].to_numpy(dtype=np.int64))
         self._events = [np.empty(0, EVENT_DTYPE)]
         self._absences: list[Absences] = []
@@ -59,8 +60,8 @@ class BarrierEvents:
         if not len(self._ids):
             return
         events = batch[np.isin(batch["kind"], _KINDS)]
-        self._events.append(events[_among(events["phase"].astype(np.int64), self._ids)])
-        self._absences.append(absences[_among(absences.phase, self._ids)])
+        self._events.append(events[among(events["phase"].astype(np.int64), self._ids)])
+        self._absences.append(absences[among(absences.phase, self._ids)])
 
     def result(self) -> Barriers:
         """All instances. Where no switches were recorded (`--detail counts`) all lateness counts as slower."""
@@ -72,9 +73,9 @@ class BarrierEvents:
 
 
 def calls_in_windows(windows: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
-    """The decode calls, as rows of `phases`, that lie wholly in a window of barriers. Not those of several threads at
+    """The decode calls, as rows of `phases`, that lie wholly in one of some windows. Not those of several threads at
     the same time, which cannot be told apart by their phase."""
-    spans = windows[windows["what"] == WHAT].sort_values("begin_ns")
+    spans = windows.sort_values("begin_ns")
     calls = phases[(phases["role"] == "decode") & phases["end_ns"].notna() & ~phases["overlapped"].astype(bool)]
     if not len(spans) or not len(calls):
         return calls.head(0)
@@ -202,7 +203,8 @@ def _lateness(ts_ns: Ints, starts: npt.NDArray[np.intp], sizes: Ints, held: Held
     }
 
 
-def _among(values: Ints, sorted_ids: Ints) -> Bools:
+def among(values: Ints, sorted_ids: Ints) -> Bools:
+    """Which of the values are among the ids, of which there are some."""
     place = np.minimum(np.searchsorted(sorted_ids, values), len(sorted_ids) - 1)
     found: Bools = sorted_ids[place] == values
     return found

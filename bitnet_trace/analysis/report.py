@@ -23,6 +23,7 @@ from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
 from bitnet_trace.analysis.load_path import FileReads, load_path
 from bitnet_trace.analysis.names import ThreadNames
+from bitnet_trace.analysis.operations import OperationEvents, OperationReport, operation_report
 from bitnet_trace.analysis.perf_counters import PerfCounters, perf_counters
 from bitnet_trace.analysis.phases import PHASE_NAMES, name_phases
 from bitnet_trace.analysis.preemption import Preemptions
@@ -53,6 +54,7 @@ class Report:
     `phase_time`: a row for prefill and decode, columns.PHASE_TIME; neither has rows where time on a CPU was not traced.
     `run_queue_histogram`: {phase name: [(from ns, waits)]}. `findings`: what is wrong, the gravest first. `names`: of
     all threads. `places`: where faults fell; None where only counters were kept, as `load_path` (columns.LOAD_PATH).
+    `operations`: None where they were not asked for.
     `load_requests`: sizes and latencies of the reads of models; None without any. `perf`: None where no counters were
     asked for. `tlb_reach`: None where the CPU does not tell. `collapses`: columns.COLLAPSES.
     """
@@ -92,6 +94,7 @@ class Report:
     perf: PerfCounters | None = None
     tlb_reach: TlbReach | None = None
     collapses: pd.DataFrame = field(default_factory=pd.DataFrame)
+    operations: OperationReport | None = None
 
 
 def build_report(recording: Recording) -> Report:
@@ -102,6 +105,7 @@ def build_report(recording: Recording) -> Report:
     wait_stacks = WaitStacks(recording, frames)
     pairs, waits, preemptions = SwitchPairs(), Waits(wait_stacks), Preemptions()
     barriers = BarrierEvents(recording.windows, recording.phases)
+    operations = OperationEvents(recording.windows, recording.phases)
     places, file_reads = PlaceGatherer(recording, named), FileReads(recording.tensors)
     collapses = Collapses()
     latest_ns = 0
@@ -109,7 +113,7 @@ def build_report(recording: Recording) -> Report:
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes, run_queue, places, file_reads, collapses):
+            for gatherer in (latencies, requests, flushes, run_queue, places, file_reads, collapses, operations):
                 gatherer.add(batch)
             absences = pairs.add(batch)
             waits.add(absences)
@@ -135,6 +139,7 @@ def build_report(recording: Recording) -> Report:
     sampled = profile(recording, phases, frames, wait_stacks)
     timed = phases if by_thread["cpu_ns"].notna().all() else phases[:0]
     calls = token_time(counters, timed, by_thread, sampled)
+    met = barriers.result()
     report = Report(
         recording=recording,
         run=_run(meta, start_ns, numbers),
@@ -157,7 +162,7 @@ def build_report(recording: Recording) -> Report:
         places=None if meta.get("options", {}).get("detail") == "counts" else places.result(),
         ran_instead=waits.ran_instead(recording.threads, meta.get("neighbours", {})),
         preemptions=preemptions.by_phase(phases),
-        barriers=barrier_report(recording, phases, barriers.result(), sampled, names),
+        barriers=barrier_report(recording, phases, met, sampled, names),
         names=names,
         scheduling=scheduling(recording.scheduling),
         computing=tuple(computing(counters, phases)),
@@ -167,6 +172,7 @@ def build_report(recording: Recording) -> Report:
         run_queue_histogram=run_queue.histogram(),
         collapses=collapses.table(named, meta.get("scan_results", [])),
         perf=perf_counters(recording, phases, PHASE_NAMES),
+        operations=operation_report(recording, phases, operations, met, names),
     )
     if report.places is not None:
         traced = frozenset(str(row.get("name")) for row in meta.get("probes", []) if row.get("attached") is True)

@@ -27,6 +27,7 @@ _SOURCES = (
         "phase",
         "barrier",
         "kernel",
+        "operation",
         "profile",
         "fault",
         "asked",
@@ -64,6 +65,7 @@ _IO_OVERFLOWS, _CALLS_32_BIT = len(_LOST_OTHER), len(_LOST_OTHER) + 1
 FIRST_PHASE = 1
 _EXPECTED = 2  # enum armed of bpf/state.bpf.c
 WINDOW_PROGRAMS = ("enter_barrier", "count_function")
+OPERATION_PROGRAM = "enter_operation"
 _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _CPU_CLOCK, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 0, 5, 6
 
@@ -127,9 +129,9 @@ class Programs:
     """All programs of one recording, loaded; attached by the methods below; gone after close().
 
     `counting`: keep counters in a kernel map (--detail counts) instead of streaming each event. `extra`: a source that
-    is compiled behind ours, for programs that use our maps and functions. `sampling`: stacks of long waits too.
-    `counters`: perf's, which are read where threads have their edges. `attaching`: threads may have run before, see
-    expect(). Raises TraceError when the kernel refuses.
+    is compiled behind ours, for programs that use our maps and functions. `sampling`: stacks of long waits too;
+    `operations`: the program for operations of the graph; `counters`: perf's, which are read where threads have their
+    edges; `attaching`: threads may have run before, see expect(). Raises TraceError when the kernel refuses.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Programs:
         sampling: bool = False,
         attaching: bool = False,
         counters: "Counters | None" = None,
+        operations: bool = False,
     ) -> None:
         bcc = _import_bcc()
         kernel = btf.load_vmlinux()
@@ -172,6 +175,7 @@ class Programs:
         # no debug information and a short optimisation: a quarter of the time to compile, for the same instructions
         flags += [f"-I{bpf_dir()}", "-Wno-unused-function", "-g0", "-O1"]
         flags += ["-DDETAIL_COUNTS"] * counting + ["-DSAMPLING"] * sampling + ["-DATTACHING"] * attaching
+        flags += ["-DOPERATIONS"] * operations
         self.counting = counting
         self.counters = counters if counters and counters.events else None
         if self.counters:
@@ -192,7 +196,8 @@ class Programs:
             if self.counters:
                 self.counters.connect(self._bpf["counter_events"].map_fd)
             self._engine_program, self._multi = self._load_uprobe(bcc, "engine_probe")
-            self._window_programs = {name: self._load_uprobe(bcc, name)[0] for name in WINDOW_PROGRAMS}
+            window_programs = (*WINDOW_PROGRAMS, *[OPERATION_PROGRAM] * operations)
+            self._window_programs = {name: self._load_uprobe(bcc, name)[0] for name in window_programs}
         except Exception as error:  # BCC raises bare Exception
             detail = next((line for line in log if "error" in line.lower()), str(error))
             raise TraceError(f"the BPF programs cannot be loaded: {detail}", "bitnet-trace doctor") from error
@@ -251,8 +256,8 @@ class Programs:
     def attach_window_probes(
         self, program: str, path: str, offsets: list[int], cookies: list[int], pid: int, links: list[int]
     ) -> None:
-        """Places one of WINDOW_PROGRAMS, for one process where the kernel can; adds what holds it to `links`: to close
-        those takes it away. Raises OSError."""
+        """Places one of the programs of windows, for one process where the kernel can; adds what holds it to `links`:
+        to close those takes it away. Raises OSError."""
         self._link_uprobes(self._window_programs[program], path, offsets, cookies, pid, links)
 
     def _link_uprobes(
@@ -398,6 +403,11 @@ class Programs:
         """What the programs of windows are hit by is recorded from now on, or no more."""
         table = self._bpf["window_open"]
         table[table.Key(0)] = table.Leaf(is_open)
+
+    def set_tensor_layout(self, operation: int, name: int, first_source: int) -> None:
+        """Where tensors of the process that is looked at in the next window have these, in bytes."""
+        table = self._bpf["tensor_layout"]
+        table[table.Key(0)] = table.Leaf(operation, name, first_source)
 
     def window_hits(self) -> tuple[int, int]:
         """Hits of the programs of windows so far: all, and those that were recorded."""

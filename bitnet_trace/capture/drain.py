@@ -17,7 +17,7 @@ from bitnet_trace.capture.counted import perf_rows
 from bitnet_trace.capture.page_sizes import ResidencyLog
 from bitnet_trace.capture.ring import Ring
 from bitnet_trace.capture.samples import SampleLog
-from bitnet_trace.capture.task_log import TaskLog, accounting_rows, exec_rows
+from bitnet_trace.capture.task_log import TaskLog, accounting_rows, exec_rows, tensor_rows
 from bitnet_trace.capture.taskstats import Taskstats
 from bitnet_trace.recording.layout import (
     COUNTER_FIELDS,
@@ -228,6 +228,7 @@ class Drain:
         self._writer.areas(exec_rows(batch))
         self._writer.taskstats(accounting_rows(batch))
         self._writer.scheduling(asked_rows(batch))
+        self._writer.graph_tensors(tensor_rows(batch))
 
     def _step_samples(self) -> None:
         batch = self._rings["samples"].drain()

@@ -12,7 +12,7 @@ from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import Programs
 from bitnet_trace.capture.mappings import MappedFile, areas, key_as_mapped
 from bitnet_trace.capture.parser import Parser
-from bitnet_trace.capture.windows import BARRIERS, WindowedFile, WindowProbe, close_files
+from bitnet_trace.capture.windows import BARRIERS, OPERATIONS, WindowedFile, WindowProbe, close_files
 from bitnet_trace.engines.found import engine_of, missing_roles
 from bitnet_trace.engines.libraries import Links, linked_files, open_binary
 from bitnet_trace.errors import TraceError
@@ -38,7 +38,8 @@ class ProbePlacer:
 
     `rows` describes every probe for meta.json, `engine` is what was recognised so far. `spaces` sees what is looked at.
     `first_row`: how many rows meta.json has before ours. `windowed` are the files with probes that are attached in
-    windows and not here, `decode_cookies` the numbers of probes that tell of a decode call.
+    windows and not here, `decode_cookies` the numbers of probes that tell of a decode call. `operations`: those of the
+    graph are probed in windows too; `layouts` are the files that tell how the engine's tensors are laid out.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class ProbePlacer:
         spaces: AddressSpaces,
         first_row: int = 0,
         functions: Sequence[str] = (),
+        operations: bool = False,
     ) -> None:
         self._programs, self._parser, self._spaces = programs, parser, spaces
         self._seen: dict[tuple[str, int], Resolved] = {}
         self._ahead: set[tuple[str, str]] = set()
-        self._first_row, self._functions = first_row, list(functions)
+        self._first_row, self._functions, self._operations = first_row, list(functions), operations
+        self.layouts: dict[tuple[str, int], Mapping[str, Any]] = {}
         self.windowed: dict[tuple[str, int], WindowedFile] = {}
         self.decode_cookies: list[int] = []
         self.rows: list[dict[str, Any]] = []
@@ -147,10 +150,12 @@ class ProbePlacer:
     def _place(self, file: BinaryIO, path: str, key: tuple[str, int]) -> Resolved:
         try:
             before = _identity(file)
-            answer = self._parser.resolve(file, path, self._functions)
+            answer = self._parser.resolve(file, path, self._functions, self._operations)
             if _identity(file) != before:
                 raise TraceError(f"{path} was changed while it was read", None)
             self._attach(file, path, key, answer)
+            if answer["layout"] is not None:
+                self.layouts[key] = answer["layout"]
         except OSError as error:
             self.warnings.append(f"{path}: {error.strerror}: not probed")
             return Resolved()
@@ -211,6 +216,8 @@ class ProbePlacer:
 
 def _what(probe: Mapping[str, Any]) -> str:
     """What windows of a probe are for, as the stream `windows` has it."""
+    if probe["role"] == "operation":
+        return OPERATIONS
     return f"function:{probe['wanted']}" if probe["role"] == "function" else BARRIERS
 
 

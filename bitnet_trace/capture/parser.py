@@ -48,14 +48,15 @@ class Parser:
             _serve(other, user or NOBODY)
         other.close()
 
-    def resolve(self, file: BinaryIO, path: str, functions: Sequence[str] = ()) -> Answer:
+    def resolve(self, file: BinaryIO, path: str, functions: Sequence[str] = (), operations: bool = False) -> Answer:
         """What is to be probed in an open file: the fields of `engines.resolve.Resolution`.
 
-        `functions`: names of functions whose calls are to be counted, as patterns (engines/names.py).
+        `functions`: names of functions whose calls are to be counted, as patterns (engines/names.py);
+        `operations`: those of the engine's graph are to be probed.
 
         Raises TraceError: it is damaged, or more than the parser may take.
         """
-        return self._ask({"resolve": path, "functions": list(functions)}, [file.fileno()])
+        return self._ask({"resolve": path, "functions": list(functions), "operations": operations}, [file.fileno()])
 
     def inventory(self, file: BinaryIO, path: str, engine: str | None, recognised: bool) -> Answer:
         """What the functions of an open file are for: the fields of `engines.inventory.Inventory`, which see.
@@ -218,7 +219,8 @@ class _Answers:
                 if "links" in request:
                     return dict(self.links(file, request["links"])._asdict())
                 # the fields of engines.resolve.Resolution, as JSON has them
-                return asdict(self.resolve(file, request["resolve"], self.probe_sets, request["functions"]))
+                wanted = request["functions"], request["operations"]
+                return asdict(self.resolve(file, request["resolve"], self.probe_sets, *wanted))
         except TraceError as error:
             return {"error": error.message, "hint": error.hint}
         except (MemoryError, RecursionError, ValueError, OSError) as error:

@@ -196,6 +196,7 @@ class Run:
             sampling=sampling,
             attaching=self._attaching,
             counters=self._counters,
+            operations=self._options.detail == "ops",
         )
         self._mark("loaded")
         self._timing = cost.StatsWindows(self._programs.cost)
@@ -217,7 +218,7 @@ class Run:
 
         self._spaces = AddressSpaces()
         self._residency = ResidencyLog(self._options.page_sizes)
-        numbers = len(self._kernel_rows), self._options.functions
+        numbers = len(self._kernel_rows), self._options.functions, self._options.detail == "ops"
         self._placer = ProbePlacer(self._programs, self._parser, self._spaces, *numbers)
         at_end = (lambda pid: self._residency.at(pid, "end")) if self._options.page_sizes else None
         self._debuggers = Debuggers(self._placer, self._programs.hold, at_end)
@@ -235,15 +236,17 @@ class Run:
     def _begin(self) -> None:
         """The target is about to be traced: what that costs is counted from here on."""
         from bitnet_trace.capture.governor import Governor
-        from bitnet_trace.capture.windows import BARRIERS, Windows
+        from bitnet_trace.capture.windows import BARRIERS, OPERATIONS, Windows
 
         self._mark("released")
         meter_of = self._placer.rows, lambda: int(self._windows.cpu_ns)
         self._meter = cost.Meter(self._programs, self._timing, self._around_ns, *meter_of)
         governor = Governor(self._options.overhead_budget_pct, self._meter.always_on_ns)
         placed = self._placer.windowed, self._placer.decode_cookies
-        whats = [BARRIERS, *(f"function:{name}" for name in self._options.functions)]
-        self._windows = Windows(self._programs, *placed, governor, self._around_ns, whats)
+        operations = [OPERATIONS] * (self._options.detail == "ops")
+        whats = [BARRIERS, *operations, *(f"function:{name}" for name in self._options.functions)]
+        layouts = self._placer.layouts
+        self._windows = Windows(self._programs, *placed, governor, self._around_ns, whats, layouts)
 
     def give_up(self) -> None:
         """Takes back what was done before it failed."""

@@ -12,7 +12,10 @@ from bitnet_trace.recording.layout import TaskKind
 
 _COMM_LENGTH = 15  # TASK_COMM_LEN without its zero
 _ACCOUNTING = (TaskKind.BEFORE, TaskKind.AFTER)
-_NOT_OF_THREADS = (*_ACCOUNTING, TaskKind.PTRACED, TaskKind.FILE_NAME, TaskKind.ASKED, TaskKind.SCHEDULED)
+_NOT_OF_THREADS = (
+    *_ACCOUNTING,
+    *(TaskKind.PTRACED, TaskKind.FILE_NAME, TaskKind.ASKED, TaskKind.SCHEDULED, TaskKind.TENSOR),
+)
 _MOST_PIECES = 32  # of a path: tell_path() of bpf/file.bpf.c ends there
 _LOW_WORD = 0xFFFFFFFF
 
@@ -130,6 +133,19 @@ def exec_rows(batch: npt.NDArray[np.void]) -> list[Row]:
             "path": _text(event["text"]),
         }
         for event in batch[batch["kind"] == TaskKind.EXEC]
+    ]
+
+
+def tensor_rows(batch: npt.NDArray[np.void]) -> list[Row]:
+    """Rows of schema.GRAPH_TENSOR_SCHEMA of the records TENSOR in a batch of TASK_DTYPE."""
+    return [
+        {
+            "ts_ns": int(event["ts_ns"]),
+            "pid": int(event["pid"]),
+            "address": int(event["address"]),
+            "name": _text(event["text"].split(b"\0")[0]),  # behind it lies what was there before
+        }
+        for event in batch[batch["kind"] == TaskKind.TENSOR]
     ]
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from bitnet_trace.capture.cost import window_hit_ns
 from bitnet_trace.capture.governor import Governor
@@ -28,10 +28,13 @@ _LEAST_OPEN_S, _MOST_OPEN_S = 0.003, 5.0
 _MOST_SLOWER = 64.0
 _LONG_CALL_OPEN_S = 0.05  # a part of a prefill, or of a token that takes longer
 
-BARRIERS = "barriers"
-_PROGRAMS = {BARRIERS: "enter_barrier"}  # all others: count_function
+BARRIERS, OPERATIONS = "barriers", "operations"
+_PROGRAMS = {BARRIERS: "enter_barrier", OPERATIONS: "enter_operation"}  # all others: count_function
+_FUNCTION = "function:"
+_NAMES = {BARRIERS: "barrier of a known kind", OPERATIONS: "function that computes an operation"}
 
 Key = tuple[str, int]
+_File = TypeVar("_File")
 
 
 class Programs(Protocol):
@@ -42,6 +45,7 @@ class Programs(Protocol):
     ) -> None: ...
     def take_window_calls(self) -> list[tuple[int, int, int]]: ...
     def open_window(self, is_open: bool) -> None: ...
+    def set_tensor_layout(self, operation: int, name: int, first_source: int) -> None: ...
     def window_hits(self) -> tuple[int, int]: ...
     def computing(self) -> dict[int, bool]: ...
     def hits_of(self, cookies: list[int]) -> int: ...
@@ -49,8 +53,8 @@ class Programs(Protocol):
 
 @dataclass(frozen=True)
 class WindowProbe:
-    """A probe that is attached in windows only: `what` it tells of ("barriers", "function:NAME"), `row`: its row of
-    meta["probes"], `cookie`: its number in the kernel."""
+    """A probe that is attached in windows only: `what` it tells of ("barriers", "operations", "function:NAME"), `row`:
+    its row of meta["probes"], `cookie`: its number in the kernel."""
 
     what: str
     cookie: int
@@ -84,9 +88,14 @@ class _Kind:
         """The functions of one level, or each call would count twice; None: none of them is called there."""
         return self.levels[self.level] if self.level < len(self.levels) else None
 
+    @property
+    def probes(self) -> list[WindowProbe]:
+        return [probe for _, probes in self.placed or [] for probe in probes]
+
 
 class Windows:
-    """The windows of one run. `files` and `decode_cookies` may grow; `hit_ns`: of a hit, by cost class."""
+    """The windows of one run. `files`, `decode_cookies` and `layouts` may grow; `hit_ns`: of a hit, by cost class;
+    `layouts`: of the engine's tensors, by the file that tells (fields of engines.tensor_layout.TensorLayout)."""
 
     def __init__(
         self,
@@ -96,9 +105,11 @@ class Windows:
         governor: Governor,
         hit_ns: Mapping[str, int],
         whats: Sequence[str] = (BARRIERS,),
+        layouts: Mapping[Key, Mapping[str, Any]] | None = None,
     ) -> None:
         self._programs, self._files, self._decode_cookies = programs, files, decode_cookies
-        self._hit_ns = hit_ns
+        self._hit_ns, self._layouts = hit_ns, {} if layouts is None else layouts
+        self._layout_of: dict[int, Mapping[str, Any] | None] = {}
         self.governor = governor
         self._processes: dict[int, list[_Kind]] = {}
         self._rows: list[dict[str, Any]] = []
@@ -141,15 +152,22 @@ class Windows:
     def meta(self) -> dict[str, Any]:
         """budget_pct, spent_ns (of barriers), reason: why no window could be opened for barriers, else None.
 
-        `functions`: by name {spent_ns, reason}, likewise.
+        `functions`: by name {spent_ns, reason}, likewise; `operations`, where they were asked for: the same, with the
+        `names` of operations by process and number, and how the tensors' `layout` was known.
         """
 
         def state(what: str) -> dict[str, Any]:
             reason = None if what in self._opened else self._reasons[what]
             return {"spent_ns": self.governor.spent_ns.get(what, 0), "reason": reason}
 
-        functions = {what.partition(":")[2]: state(what) for what in self._reasons if what != BARRIERS}
-        return {"budget_pct": self.governor.budget_pct, **state(BARRIERS), "functions": functions}
+        functions = {what.partition(":")[2]: state(what) for what in self._reasons if what.startswith(_FUNCTION)}
+        found = {"budget_pct": self.governor.budget_pct, **state(BARRIERS), "functions": functions}
+        if OPERATIONS in self._reasons:
+            layouts = {str(pid): layout for pid, layout in self._layout_of.items() if layout is not None}
+            names = {pid: list(layout["names"]) for pid, layout in layouts.items()}
+            sources = sorted({layout["source"] for layout in layouts.values()})
+            found["operations"] = {**state(OPERATIONS), "names": names, "layout": ", ".join(sources) or None}
+        return found
 
     # ---- the thread -------------------------------------------------------------------------------------------------
 
@@ -174,13 +192,14 @@ class Windows:
             return _LOOK_INTERVAL_S
         pid, inside = self._random.choice(list(computing.items()))
         open_s = self._open_for_s(inside)
-        kinds = self._kinds(pid)
+        groups = self._groups(pid)
         if open_s is None:
             return _LOOK_INTERVAL_S
         cpus = len(os.sched_getaffinity(0))
         waits_s = []
-        for kind in self._random.sample(kinds, len(kinds)):
-            left_ns = self.governor.left_ns(pid, kind.what, len(self._reasons))
+        for group in self._random.sample(groups, len(groups)):
+            kind = group[0]
+            left_ns = self.governor.left_ns(pid, kind.what, len(groups))
             share_pct = self.governor.share_left_pct or 0.0
             if share_pct <= 0:
                 used_pct = self.governor.budget_pct - share_pct
@@ -188,14 +207,14 @@ class Windows:
                 return _TOO_DEAR_PAUSE_S
             missing_ns = self.governor.forecast_ns(kind.what, int(open_s * kind.slower * 1e9), cpus) - left_ns
             if missing_ns <= 0:
-                self._open(pid, kind, open_s, cpus)
+                self._open(pid, group, open_s, cpus)
                 return _LEAST_PAUSE_S * self._random.uniform(0.5, 1.5)
             credit_ns = missing_ns + max(left_ns, 0)
             text = (
                 f"a window would cost {credit_ns / 1e6:.1f} ms of CPU time, and the run was too short to allow for that"
             )
-            self._reasons[kind.what] = text
-            waits_s.append(missing_ns / (share_pct / 100 * cpus / len(self._reasons)) / 1e9)
+            self._reasons.update(dict.fromkeys((one.what for one in group), text))
+            waits_s.append(missing_ns / (share_pct / 100 * cpus / len(groups)) / 1e9)
         wait_s = min(waits_s, default=_LOOK_INTERVAL_S) * self._random.uniform(1.0, 1.5)
         return min(max(wait_s, _LEAST_PAUSE_S), _MOST_PAUSE_S)
 
@@ -222,29 +241,52 @@ class Windows:
         """What can be probed in a process."""
         if pid not in self._processes:
             self._processes[pid] = [_Kind(what, _levels(self._files, pid, what)) for what in self._reasons]
+            if OPERATIONS in self._reasons:
+                self._layout_of[pid] = next(iter(_mapped(self._layouts, pid)), None)
         for kind in self._processes[pid]:
-            name = "barrier of a known kind" if kind.what == BARRIERS else "such function"
+            name = _NAMES.get(kind.what, "such function")
             if not kind.levels:
                 self._reasons[kind.what] = f"no {name} was found in the program"
+            elif kind.what == OPERATIONS and self._layout_of[pid] is None:
+                self._reasons[kind.what] = "the layout of the engine's tensors is not known"
+                kind.level = len(kind.levels)
             elif kind.placed is None:
                 self._reasons[kind.what] = f"no {name} is called in the program"
         return [kind for kind in self._processes[pid] if kind.placed is not None]
 
-    def _open(self, pid: int, kind: _Kind, open_s: float, cpus: int) -> None:
+    def _groups(self, pid: int) -> list[list[_Kind]]:
+        """What is probed at the same time: operations with the barriers between them."""
+        kinds = {kind.what: kind for kind in self._kinds(pid)}
+        if OPERATIONS in kinds:
+            first = [kinds.pop(what) for what in (OPERATIONS, BARRIERS) if what in kinds]
+            return [first, *([kind] for kind in kinds.values())]
+        return [[kind] for kind in kinds.values()]
+
+    def _attach(self, pid: int, kind: _Kind, links: list[int]) -> None:
+        program, layout = _PROGRAMS.get(kind.what, "count_function"), self._layout_of.get(pid)
+        if kind.what == OPERATIONS and layout is not None:
+            self._programs.set_tensor_layout(layout["operation"], layout["name"], layout["first_source"])
+        for file, probes in kind.placed or []:
+            offsets, cookies = [one.offset for one in probes], [one.cookie for one in probes]
+            path = f"/proc/self/fd/{file.descriptor}"
+            self._programs.attach_window_probes(program, path, offsets, cookies, pid, links)
+
+    def _recorded(self, group: list[_Kind]) -> list[int]:
+        return [self._programs.hits_of([one.cookie for one in kind.probes]) for kind in group]
+
+    def _open(self, pid: int, group: list[_Kind], open_s: float, cpus: int) -> None:
         before_ns = time.thread_time_ns()
         hits_before, _ = self._programs.window_hits()
         calls_before = self._programs.hits_of(self._decode_cookies)
         links: list[int] = []
-        probed, program = kind.placed or [], _PROGRAMS.get(kind.what, "count_function")
+        kind = group[0]
         try:
-            for file, probes in probed:
-                offsets, cookies = [one.offset for one in probes], [one.cookie for one in probes]
-                path = f"/proc/self/fd/{file.descriptor}"
-                self._programs.attach_window_probes(program, path, offsets, cookies, pid, links)
-            _, recorded_before = self._programs.window_hits()
+            for kind in group:
+                self._attach(pid, kind, links)
+            recorded_before = self._recorded(group)
             self._programs.open_window(True)
             begin_ns = time.monotonic_ns()
-            self._wait_open(kind, open_s)
+            self._wait_open(group[0], open_s)
             end_ns = time.monotonic_ns()
         except OSError as error:
             self._reasons[kind.what] = f"the kernel refused: {error.strerror}"
@@ -254,24 +296,27 @@ class Windows:
             self._programs.open_window(False)
             for link in reversed(links):
                 os.close(link)
-        hits, recorded = self._programs.window_hits()
-        for _, probes in probed:
-            for one in probes:
-                one.row.update(attached=True, reason=None)
-        classes = [one.row["cost_class"] for _, probes in probed for one in probes]
+        hits, _ = self._programs.window_hits()
+        probes = [one for kind in group for one in kind.probes]
+        for one in probes:
+            one.row.update(attached=True, reason=None)
+        classes = [one.row["cost_class"] for one in probes]
         hits_ns = round((hits - hits_before) * max(window_hit_ns(one, self._hit_ns) for one in classes))
         spent_ns = time.thread_time_ns() - before_ns
-        cost_ns = self.governor.charge(kind.what, hits_ns, spent_ns, end_ns - begin_ns, cpus)
-        n_recorded = recorded - recorded_before
-        if n_recorded:
-            self._opened.add(kind.what)
+        cost_ns = self.governor.charge(group[0].what, hits_ns, spent_ns, end_ns - begin_ns, cpus)
+        recorded = [after - before for after, before in zip(self._recorded(group), recorded_before, strict=True)]
+        whole_call = self._programs.hits_of(self._decode_cookies) - calls_before > 1
+        hit = [kind.what for kind, n in zip(group, recorded, strict=True) if n]
+        self._opened.update(hit)
+        if hit:
             times = {"begin_ns": begin_ns, "end_ns": end_ns}
-            self._rows.append({"what": kind.what, **times, "hits": n_recorded, "cost_ns": cost_ns})
-            if kind.what != BARRIERS:
+            self._rows.append({"what": hit[0], **times, "hits": sum(recorded), "cost_ns": cost_ns})
+            if hit[0].startswith(_FUNCTION):
                 counted = self._programs.take_window_calls()
                 self._call_rows += [{"probe": row, "phase": phase, "calls": n, **times} for phase, row, n in counted]
-        elif self._programs.hits_of(self._decode_cookies) - calls_before > 1:
-            kind.level += 1  # a whole call went by without one: it waits elsewhere
+        for kind, n in zip(group, recorded, strict=True):
+            if not n and whole_call:
+                kind.level += 1  # a whole call went by without one: it waits, or computes, elsewhere
 
     def _wait_open(self, kind: _Kind, open_s: float) -> None:
         """Until the window has been open for as long as it should, and its kind of probes lets a whole call through.
@@ -286,9 +331,14 @@ class Windows:
         kind.slower = min(2 * kind.slower, _MOST_SLOWER)
 
 
-def _levels(files: Mapping[Key, WindowedFile], pid: int, what: str) -> list[Placed]:
+def _mapped(files: Mapping[Key, _File], pid: int) -> list[_File]:
+    """Of files those whose code a process has mapped."""
     keys = {(mapped.device, mapped.inode) for mapped in mapped_files(pid) if mapped.executable}
-    mapped = [file for key, file in list(files.items()) if key in keys]
+    return [file for key, file in list(files.items()) if key in keys]
+
+
+def _levels(files: Mapping[Key, WindowedFile], pid: int, what: str) -> list[Placed]:
+    mapped = _mapped(files, pid)
     levels = sorted({probe.level for file in mapped for probe in file.probes if probe.what == what})
     return [list(_of_level(mapped, what, level)) for level in levels]
 

@@ -71,7 +71,7 @@ def next_commands(recording: Path) -> list[str]:
 )
 @click.option("--force", is_flag=True, help="Replace the recording when it exists.")
 @click.option(
-    "--detail", type=click.Choice(["counts", "events"]), default="events", show_default=True, help="As in run."
+    "--detail", type=click.Choice(["counts", "events", "ops"]), default="events", show_default=True, help="As in run."
 )
 @click.option("--no-mmap", is_flag=True, help="The engine reads the model instead of mapping it.")
 @click.pass_context

@@ -39,10 +39,11 @@ _TRACING = (
     click.option("--force", is_flag=True, help="Replace the recording when it exists."),
     click.option(
         "--detail",
-        type=click.Choice(["counts", "events"]),
+        type=click.Choice(["counts", "events", "ops"]),
         default="events",
         show_default=True,
-        help="counts: sums per thread and phase, kept in the kernel. events: every event, with its time.",
+        help="counts: sums per thread and phase, kept in the kernel. events: every event, with its time. "
+        "ops: operations of the engine's graph too, in windows.",
     ),
     click.option(
         "--buffer",

@@ -50,7 +50,9 @@ class _Flow:
 
     `order`: where its instructions begin; `turns`: those that leave the straight line (jumps, calls, returns), `ends`:
     those that never go on to the next one; `jumps`: (from, to), those through tables as far as the tables are found;
-    `targets`: all that they go to; `unknown`: others go where only the running program knows.
+    `targets`: all that they go to; `unknown`: others go where only the running program knows; `unframed_end`: before
+    it, from the first instruction on, none of those lead, as they come after the stack pointer was moved: it would be
+    moved once more.
     """
 
     order: tuple[int, ...]
@@ -59,6 +61,12 @@ class _Flow:
     jumps: frozenset[tuple[int, int]]
     targets: frozenset[int]
     unknown: bool
+    unframed_end: int
+
+    def enters_only_from(self, ranges: tuple[tuple[int, int], ...], target: int) -> bool:
+        """Whether all jumps to a place are from within ranges of code, and there are some."""
+        sources = [source for source, to in self.jumps if to == target]
+        return bool(sources) and all(_holds(ranges, source) for source in sources)
 
 
 def cheapest(
@@ -118,7 +126,7 @@ def _fallen_into(flow: _Flow, addresses: tuple[int, ...], ranges: tuple[tuple[in
     for before, at in itertools.pairwise(addresses):
         falls = before not in flow.ends
         if before in flow.turns or at in flow.targets:
-            was_inside = falls and _holds(ranges, before)
+            was_inside = _holds(ranges, before) if falls else flow.enters_only_from(ranges, at)
         inside = _holds(ranges, at)
         if inside and falls and not was_inside and not _holds(ranges, before):
             entries.add(at)
@@ -145,6 +153,7 @@ def _flow(elf: Elf, regions: tuple[Symbol, ...]) -> _Flow:
     jumps: set[tuple[int, int]] = set()
     tables: set[tuple[int, int]] = set()
     through_tables: list[int] = []
+    first_push = 0
     unknown = False
     for region in regions:
         size = min(region.size, _MAX_FUNCTION_BYTES)
@@ -159,6 +168,8 @@ def _flow(elf: Elf, regions: tuple[Symbol, ...]) -> _Flow:
                 turns.add(at)
             if operation in _ENDS:
                 ends.add(at)
+            if operation == "push" and not first_push:
+                first_push = at
             if is_jump and operands.startswith("0x"):
                 jumps.add((at, int(operands, 16)))
             elif is_jump:
@@ -176,7 +187,9 @@ def _flow(elf: Elf, regions: tuple[Symbol, ...]) -> _Flow:
         # from which jump makes no difference
         jumps.update((through_tables[0], target) for targets in found for target in targets)
     all_targets = frozenset(target for _, target in jumps)
-    return _Flow(tuple(sorted(order)), frozenset(turns), frozenset(ends), frozenset(jumps), all_targets, unknown)
+    unframed_end = first_push if first_push < min(through_tables, default=0) else 0
+    edges = frozenset(turns), frozenset(ends), frozenset(jumps)
+    return _Flow(tuple(sorted(order)), *edges, all_targets, unknown, unframed_end)
 
 
 def _table(following: int, operation: str, operands: str) -> tuple[int, int]:
@@ -213,7 +226,7 @@ def _straight_line(elf: Elf, start: int, size: int, flow: _Flow, registers: froz
             break
         is_push = instruction.id == x86.X86_INS_PUSH
         # A jump through a table may lead anywhere, but hardly to the saving of registers: a loop would fill the stack.
-        if not found or is_push or not flow.unknown:
+        if not found or is_push or at < flow.unframed_end or not flow.unknown:
             cost = cost_class(code)
             text = f"{instruction.mnemonic} {instruction.op_str}".strip()
             found.append(Placement(at, text, code, cost, sp_offset, intact))

@@ -43,13 +43,17 @@ NOWHERE = Location()
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """Functions that do the same thing and take their arguments in the same places."""
+    """Functions that do the same thing and take their arguments in the same places.
+
+    `parameter`: of inlined copies, the parameter that is the argument; debug information tells where it lies.
+    """
 
     symbols: tuple[str, ...]
     when: tuple[str, ...] = ()
     context: Location = NOWHERE
     n_tokens: Location = NOWHERE
     argument: Location = NOWHERE
+    parameter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +240,12 @@ def _code_shape(entry: Mapping[str, Any]) -> CodeShape:
 
 def _alternative(role: str, entry: Mapping[str, Any]) -> Alternative:
     places = ("context", "n_tokens", "argument")
-    _only(entry, {"symbols", "when", *places})
+    _only(entry, {"symbols", "when", "parameter", *places})
     symbols = _texts(entry, "symbols")
     if not symbols or not all(symbols):
         raise ValueError(f"role {role}: an alternative without symbols")
     located = {place: parse_location(entry[place]) for place in places if place in entry}
-    return Alternative(symbols, _texts(entry, "when"), **located)
+    return Alternative(symbols, _texts(entry, "when"), parameter=_optional_text(entry, "parameter"), **located)
 
 
 def _extended(one: ProbeSet, parsed: Mapping[str, ProbeSet]) -> ProbeSet:

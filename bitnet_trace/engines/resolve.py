@@ -11,6 +11,7 @@ from bitnet_trace.engines.elf import Elf, Symbol
 from bitnet_trace.engines.ends import End, cheap_ends
 from bitnet_trace.engines.names import matches, needle, pretty
 from bitnet_trace.engines.probes import NOWHERE, Alternative, Location, ProbeSet, RoleProbes, pt_regs_fields
+from bitnet_trace.engines.tensor_layout import TensorLayout, tensor_layout
 
 Action = Literal["begin", "end", "mark", "tokens", "window"]
 
@@ -47,7 +48,8 @@ class Resolution:
     """What one file has.
 
     `engine` is None for files that no probe set recognises. `missing` gives (role, reason) for the roles of the set
-    that nothing is probed for in this file, `doubts` (role, text) for calls whose return may not be seen.
+    that nothing is probed for in this file, `doubts` (role, text) for calls whose return may not be seen. `layout`: of
+    the engine's tensors, where operations were asked for and this file tells.
     """
 
     engine: str | None = None
@@ -55,6 +57,7 @@ class Resolution:
     missing: list[tuple[str, str]] = field(default_factory=list)
     doubts: list[tuple[str, str]] = field(default_factory=list)
     build_id: str | None = None
+    layout: TensorLayout | None = None
 
     @property
     def roles(self) -> frozenset[str]:
@@ -62,23 +65,26 @@ class Resolution:
         return frozenset(probe.role for probe in self.probes)
 
 
-def resolve(file: BinaryIO, path: str, probe_sets: Sequence[ProbeSet], functions: Sequence[str] = ()) -> Resolution:
+def resolve(
+    file: BinaryIO, path: str, probe_sets: Sequence[ProbeSet], functions: Sequence[str] = (), operations: bool = False
+) -> Resolution:
     """The probes of one x86-64 ELF file.
 
     `file` is an open binary file, read here and left open; `path` serves messages only. The probe sets are those of
-    `load_probe_sets`, in its order; `functions`: patterns of others, whose calls are to be counted in windows. A file
-    that no set knows gives an empty Resolution. Raises TraceError for what is
-    no such file, or a damaged one.
+    `load_probe_sets`, in its order; `functions`: patterns of others, whose calls are to be counted in windows;
+    `operations`: the graph's operations are probed too. A file that no set knows gives an empty Resolution. Raises
+    TraceError for what is no such file, or a damaged one.
     """
     elf = Elf(file, path)
+    layout = tensor_layout(elf) if operations else None
     engine_set = _recognise(elf, probe_sets)
     found = [one for one in (engine_set, *_support_sets(elf, probe_sets)) if one is not None]
     if not found and not functions:
-        return Resolution()
-    roles = [probes for one in found for probes in one.probes]
+        return Resolution(layout=layout)
+    roles = [probes for one in found for probes in one.probes if operations or probes.role != "operation"]
     wanted = [symbol for probes in roles for alternative in probes.alternatives for symbol in alternative.symbols]
     known = elf.functions_containing(needle(symbol) for symbol in [*wanted, *functions])
-    resolution = Resolution(engine=engine_set.engine if engine_set else None, build_id=elf.build_id)
+    resolution = Resolution(engine=engine_set.engine if engine_set else None, build_id=elf.build_id, layout=layout)
     for probes in roles:
         _resolve_role(elf, probes, known, resolution)
     for pattern in functions:
@@ -185,8 +191,9 @@ def _resolve_inlined(elf: Elf, probes: RoleProbes, resolution: Resolution) -> No
     if elf.names_any(probes.unless) or not elf.holds_debug_text(probes.alternatives[0].symbols):
         return
     found: dict[int, Probe] = {}
-    for name in (name for alternative in probes.alternatives for name in alternative.symbols):
-        copies = copies_of(elf.file, name)
+    wanted = [(name, one.parameter) for one in probes.alternatives for name in one.symbols]
+    for name, parameter in wanted:
+        copies = copies_of(elf.file, name, parameter)
         if isinstance(copies, str):
             resolution.missing.append((probes.role, f"{name}: {copies}"))
             return
@@ -199,7 +206,12 @@ def _resolve_inlined(elf: Elf, probes: RoleProbes, resolution: Resolution) -> No
                 resolution.missing.append((probes.role, f"{name} inlined in {pretty(function.name)}: {place}"))
                 return
             text = f"{name} inlined in {pretty(function.name)}"
-            found[place.address] = _placed(elf, probes, text, place, NOWHERE)
+            register = copy.register_at(place.address)
+            if parameter and register is None:
+                resolution.missing.append((probes.role, f"{text}: its `{parameter}` lies in no register there"))
+                return
+            argument = Location("register", pt_regs_fields().index(register)) if register else NOWHERE
+            found[place.address] = _placed(elf, probes, text, place, argument)
     resolution.probes.extend(found.values())
 
 

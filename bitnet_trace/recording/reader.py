@@ -141,6 +141,11 @@ class Recording:
         """What perf's counters counted by thread and phase, the columns of schema.PERF_SCHEMA, as deltas."""
         return self._table("perf")
 
+    @property
+    def graph_tensors(self) -> pd.DataFrame:
+        """What tensors of the engine's graph are called, the columns of schema.GRAPH_TENSOR_SCHEMA."""
+        return self._table("graph_tensors")
+
     @cached_property
     def stored_counters(self) -> pd.DataFrame:
         """The counters that the kernel kept (`--detail counts`): tid, phase and layout.COUNTER_FIELDS, as deltas."""

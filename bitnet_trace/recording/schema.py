@@ -14,7 +14,7 @@ LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (
     *("events", "counters", "phases", "threads", "maps", "areas", "residency", "tensors", "taskstats"),
-    *("samples", "stacks", "symbols", "windows", "calls", "scheduling", "perf"),
+    *("samples", "stacks", "symbols", "windows", "calls", "scheduling", "perf", "graph_tensors"),
 )
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
@@ -223,6 +223,11 @@ CALL_SCHEMA = pa.schema(
     ]
 )
 
+# What the tensor at an address of a process is called, from this moment on; told in windows of operations.
+GRAPH_TENSOR_SCHEMA = pa.schema(
+    [("ts_ns", pa.int64()), ("pid", pa.uint32()), ("address", pa.uint64()), ("name", pa.string())]
+)
+
 # What perf's counters counted of a thread in a phase, as deltas; `counter`: a row of meta["counters"]. `enabled_ns`:
 # time in which it was to be counted, `running_ns`: in which the PMU had a place for it; `until_ns`: the last edge.
 PERF_SCHEMA = pa.schema(
@@ -259,6 +264,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "calls": CALL_SCHEMA,
     "scheduling": SCHEDULING_SCHEMA,
     "perf": PERF_SCHEMA,
+    "graph_tensors": GRAPH_TENSOR_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -279,6 +285,7 @@ NULLABLE = {
     "calls": frozenset[str](),
     "scheduling": frozenset({"call", "error", "cpus", "policy", "priority", "nice"}),
     "perf": frozenset[str](),
+    "graph_tensors": frozenset[str](),
 }
 
 # Fields that are moments of CLOCK_MONOTONIC.
@@ -299,4 +306,5 @@ TIMES = {
     "calls": frozenset({"begin_ns", "end_ns"}),
     "scheduling": frozenset({"ts_ns"}),
     "perf": frozenset({"until_ns"}),
+    "graph_tensors": frozenset({"ts_ns"}),
 }

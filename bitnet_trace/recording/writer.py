@@ -155,6 +155,10 @@ class Writer:
         """Appends what perf's counters counted since the last call: schema.PERF_DTYPE."""
         self._append_array("perf", array, PERF_DTYPE)
 
+    def graph_tensors(self, rows: Iterable[Row]) -> None:
+        """Appends what tensors of the engine's graph are called: schema.GRAPH_TENSOR_SCHEMA."""
+        self._append_rows("graph_tensors", rows)
+
     def update_meta(self, **values: Any) -> None:
         """Sets keys of meta.json; readers see the old file or the new one, never a part."""
         self._meta.update(values)

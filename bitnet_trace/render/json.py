@@ -9,6 +9,7 @@ import pandas as pd
 from bitnet_trace.analysis.barrier_tables import BarrierReport
 from bitnet_trace.analysis.fault_places import FaultPlaces
 from bitnet_trace.analysis.findings import Finding
+from bitnet_trace.analysis.operations import OperationReport
 from bitnet_trace.analysis.perf_counters import PerfCounters
 from bitnet_trace.analysis.profile import Profile
 from bitnet_trace.analysis.report import Report
@@ -22,6 +23,10 @@ from bitnet_trace.columns import (
     FUNCTIONS,
     INSTEAD,
     LOAD_PATH,
+    OPERATION_LAYERS,
+    OPERATION_TENSORS,
+    OPERATION_THREADS,
+    OPERATIONS,
     PAGES,
     PAGES_ADVISED,
     PERF_PHASES,
@@ -88,6 +93,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         "waits": records(report.waits, WAITS),
         "ran_instead": records(report.ran_instead, INSTEAD),
         "barriers": _barriers(report.barriers),
+        "operations": _operations(report.operations),
         "findings": [_finding(one) for one in report.findings],
         "token_time": records(report.token_time, TOKEN_TIME),
         "phase_time": records(report.phase_time, PHASE_TIME),
@@ -170,6 +176,19 @@ def _barriers(found: BarrierReport) -> dict[str, Any]:
         "by_phase": records(found.by_phase, BARRIER_PHASES),
         "by_thread": records(found.by_thread, BARRIER_THREADS),
         "stragglers": records(found.stragglers.head(_MAX_STRAGGLERS), STRAGGLERS),
+    }
+
+
+def _operations(found: OperationReport | None) -> dict[str, Any] | None:
+    """None where they were not asked for."""
+    if found is None:
+        return None
+    return {
+        **found.summary,
+        "by_op": records(found.by_op, OPERATIONS),
+        "by_layer": records(found.by_layer, OPERATION_LAYERS),
+        "by_tensor": records(found.by_tensor, OPERATION_TENSORS),
+        "by_thread": records(found.by_thread, OPERATION_THREADS),
     }
 
 

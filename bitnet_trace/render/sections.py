@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.render import barrier_grids, grids, perf_grids, place_grids, profile_grids
+from bitnet_trace.render import barrier_grids, grids, operation_grids, perf_grids, place_grids, profile_grids
 from bitnet_trace.render.grids import Grid
 
 
@@ -30,6 +30,7 @@ def sections(report: Report) -> list[Section]:
         Section(
             "counters", "Counters", perf_grids.grids(report.perf, report.names), perf_grids.missing_lines(report.perf)
         ),
+        _section("operations", "Operations", *operation_grids.grids(report)),
         _section("functions", "Functions", *profile_grids.grids(report.profile)),
         _section("io", "I/O", grids.io_uring(report)),
         _section(

@@ -1,7 +1,7 @@
 /* Events in any number: each getppid() of a chosen process sends EVENTS_PER_CALL of them through emit(), all kinds in turn,
  * numbered, and counts by kind what it meant to send. */
 #define EVENTS_PER_CALL 100
-#define N_KINDS 29
+#define N_KINDS 33
 #define CALL_GETPPID 110
 
 BPF_HASH(generators, u32, u64, 64); /* tid: number of the next event */

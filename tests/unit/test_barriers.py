@@ -135,7 +135,7 @@ def test_only_whole_calls_are_used():
     assert not len(found(*rows, calls=calls, spans=[]).arrivals)
     open_call = phase_table(phase_row(1, 0, None), phase_row(2, 0, 50, overlapped=True), phase_row(3, 0, 50, "load"))
     assert not len(BarrierEvents(windows((0, 100)), open_call).calls)
-    assert not len(BarrierEvents(windows((0, 100), what="operations"), phase_table(phase_row(1, 0, 9))).calls)
+    assert not len(BarrierEvents(windows((0, 100), what="function:f"), phase_table(phase_row(1, 0, 9))).calls)
 
 
 def test_a_call_without_a_barrier_was_not_seen():
