@@ -17,7 +17,7 @@ MAX_CELLS = 500
 # what tracing adds to a run, at its begin and end, and the report of its recording
 TRACING_S = 3.5
 # untraced ones that are always made: fewer tell nothing of chance
-LEAST_BLOCKS = 2
+LEAST_BLOCKS = 3
 UNTRACED, TRACED, WARM_UP = "untraced", "traced", "warm-up"
 
 
@@ -110,7 +110,7 @@ def check(setups: Mapping[int, Setup], machine: Machine, environment: Mapping[st
 
 
 def blocks(spec: Spec, n_cells: int) -> Iterator[list[Trial]]:
-    """The runs in their order: warm-up, two untraced blocks, then traced and untraced ones in turn. The seed decides,
+    """The runs in their order: warm-up, three untraced blocks, then traced and untraced ones in turn. The seed decides,
     nothing else."""
     measure = spec.measure
     generator = random.Random(measure.seed)

@@ -25,8 +25,8 @@ _KEYS = {"name", "title", "command", "headline", "also", "factors", "baseline", 
 
 @dataclass(frozen=True)
 class Measure:
-    """How it is measured. `repeats`: untraced runs of each cell; `traced`: traced ones; `budget_s`: nothing is
-    begun that would not end in that time (two untraced ones always are); `expected_s`: how long a run takes, for plans.
+    """How it is measured. `repeats`: untraced runs of each cell; `traced`: traced ones; `budget_s`: nothing
+    is begun that would not end in that time (three untraced blocks always are); `expected_s`: of a run, for plans.
     """
 
     repeats: int = 5
