@@ -16,8 +16,8 @@ from bitnet_trace.experiment.spec import Spec
 MAX_CELLS = 500
 # what tracing adds to a run, at its begin and end, and the report of its recording
 TRACING_S = 3.5
-# untraced ones that are always made: fewer tell nothing of chance
-LEAST_BLOCKS = 3
+# untraced ones, before the first traced one: speed is what the verdict is of
+_FIRST_BLOCKS = 3
 UNTRACED, TRACED, WARM_UP = "untraced", "traced", "warm-up"
 
 
@@ -117,8 +117,8 @@ def blocks(spec: Spec, n_cells: int) -> Iterator[list[Trial]]:
     yield [Trial(WARM_UP, number, 1 + number % n_cells) for number in range(measure.warm_up)]
     untraced = [(UNTRACED, block) for block in range(measure.repeats)]
     traced = [(TRACED, block) for block in range(measure.traced)]
-    in_turn = itertools.chain.from_iterable(itertools.zip_longest(traced, untraced[LEAST_BLOCKS:]))
-    for one in (*untraced[:LEAST_BLOCKS], *in_turn):
+    in_turn = itertools.chain.from_iterable(itertools.zip_longest(traced, untraced[_FIRST_BLOCKS:]))
+    for one in (*untraced[:_FIRST_BLOCKS], *in_turn):
         order = list(range(1, n_cells + 1))
         if measure.order == "random":
             generator.shuffle(order)

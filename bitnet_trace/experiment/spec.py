@@ -26,7 +26,7 @@ _KEYS = {"name", "title", "command", "headline", "also", "factors", "baseline", 
 @dataclass(frozen=True)
 class Measure:
     """How it is measured. `repeats`: untraced runs of each cell; `traced`: traced ones; `budget_s`: nothing
-    is begun that would not end in that time (three untraced blocks always are); `expected_s`: of a run, for plans.
+    is begun that would not end in that time (two untraced blocks always are); `expected_s`: of a run, for plans.
     """
 
     repeats: int = 5
