@@ -13,6 +13,7 @@ from bitnet_trace.render.charts import Chart
 _RUN_COLORS = {UNTRACED: "#0072b2", TRACED: "#e69f00"}
 _MEAN_COLOR = "#d55e00"
 _LABEL_LIMIT = 80
+_MOST_TIMES = 100.0
 
 
 def of_cells(found: Outcome) -> Chart | None:
@@ -33,12 +34,15 @@ def of_cells(found: Outcome) -> Chart | None:
             }
         )  # fmt: skip
     means = {number: row for number, row in found.by_cell(key).items() if row["mean"] is not None}
-    width = [((row["high"] - row["mean"]) / divisor if row["high"] is not None else 0.0) for row in means.values()]
+    above, below = (
+        [abs(row[end] - row["mean"]) / divisor if row[end] is not None else 0.0 for row in means.values()]
+        for end in ("high", "low")
+    )
     traces.append(
         {
             "type": "scatter", "mode": "markers", "name": "mean, 95 %", "y": [labels[number] for number in means],
             "x": [row["mean"] / divisor for row in means.values()],
-            "error_x": {"type": "data", "array": width, "color": _MEAN_COLOR},
+            "error_x": {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": _MEAN_COLOR},
             "marker": {"color": _MEAN_COLOR, "size": 11, "symbol": "line-ns-open"},
         }
     )  # fmt: skip
@@ -61,18 +65,28 @@ def of_factors(found: Outcome) -> Chart | None:
     if not known:
         return None
     labels = [escape(printable(f"{one.factor} {one.level} against {one.base}", _LABEL_LIMIT)) for one in known]
+    ratios = [[_ratio(value) for value in (one.pct, one.low_pct, one.high_pct)] for one in known]
     trace = {
-        "type": "scatter", "mode": "markers", "name": "effect", "y": labels, "x": [one.pct for one in known],
+        "type": "scatter", "mode": "markers", "name": "effect", "y": labels, "x": [mean for mean, _, _ in ratios],
         "error_x": {
-            "type": "data", "symmetric": False, "array": [(one.high_pct or 0) - (one.pct or 0) for one in known],
-            "arrayminus": [(one.pct or 0) - (one.low_pct or 0) for one in known],
+            "type": "data", "symmetric": False, "array": [high - mean for mean, _, high in ratios],
+            "arrayminus": [mean - low for mean, low, _ in ratios],
         },
         "marker": {"color": ["#d55e00" if one.real else "#999999" for one in known], "size": 10},
     }  # fmt: skip
     layout = {
         "showlegend": False,
-        "xaxis": {"title": {"text": f"{FIGURES[found.spec.headline].title}, difference in %"}, "zeroline": True},
+        "xaxis": {
+            "title": {"text": f"{FIGURES[found.spec.headline].title}, times that of the baseline"},
+            "type": "log",
+        },
         "yaxis": {"autorange": "reversed", "automargin": True},
+        "shapes": [{"type": "line", "x0": 1, "x1": 1, "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dot"}}],
     }
     caption = "What each level does, with its interval; in colour those that are real."
     return Chart("chart-factors", "What mattered", caption, {"data": [trace], "layout": layout}, 120 + 32 * len(labels))
+
+
+def _ratio(pct: float | None) -> float:
+    """Within what an axis can show."""
+    return min(max(1 + (pct or 0.0) / 100, 1 / _MOST_TIMES), _MOST_TIMES)

@@ -37,6 +37,8 @@ FIGURES = {
     )
 }
 _AS_FACTOR_PCT, _MOST = 900, 10_000
+# perf's names, counted in traced runs where there is a PMU
+HARDWARE = ("instructions", "cycles", "dTLB-load-misses", "iTLB-load-misses", "cache-references", "cache-misses")
 PRINTED = ("load_ns", "prefill_ns_per_token", "decode_ns_per_token", "total_ns", "wall_ns")
 COUNTED = ("cpu_ns", "faults_minor", "faults_major", "switches_voluntary", "switches_involuntary", "rss_peak_bytes")
 

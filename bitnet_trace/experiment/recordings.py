@@ -18,11 +18,13 @@ from bitnet_trace.recording.reader import open_recording
 @dataclass(frozen=True)
 class Traced:
     """Of one traced run. `findings`: (rule, title) of what its report says; `scheduled`: how its threads were scheduled
-    when they ended, as the kernel said; `metrics` is None where the recording cannot be read, `why` tells."""
+    when they ended, as the kernel said; `perf`: counters of the CPU by name, of the whole run; `metrics` is None where
+    the recording cannot be read, `why` tells."""
 
     metrics: Metrics | None
     findings: tuple[tuple[str, str], ...] = ()
     scheduled: tuple[Scheduled, ...] = ()
+    perf: tuple[tuple[str, int], ...] = ()
     why: str | None = None
 
 
@@ -43,7 +45,18 @@ def _read(path: str) -> Traced:
     except TraceError as error:
         return Traced(None, why=error.message)
     found = tuple((one.rule, one.title) for one in report.findings)
-    return Traced(metrics(report), found, _scheduled(report))
+    return Traced(metrics(report), found, _scheduled(report), _perf(report))
+
+
+def _perf(report: Report) -> tuple[tuple[str, int], ...]:
+    """The kinds of cores added up: cpu_core/cycles/ and cpu_atom/cycles/ are cycles."""
+    sums: dict[str, int] = {}
+    if report.perf is not None:
+        rows = report.perf.by_phase[report.perf.by_phase["phase"] == "total"].dropna(subset=["value"])
+        for counter, value in zip(rows["counter"], rows["value"], strict=True):
+            name = str(counter).rstrip("/").rpartition("/")[2]
+            sums[name] = sums.get(name, 0) + int(value)
+    return tuple(sums.items())
 
 
 def _scheduled(report: Report) -> tuple[Scheduled, ...]:

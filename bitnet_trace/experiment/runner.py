@@ -14,6 +14,7 @@ from bitnet_trace.capture.options import Options
 from bitnet_trace.errors import TraceError
 from bitnet_trace.experiment import conditions, loads
 from bitnet_trace.experiment.factors import Machine
+from bitnet_trace.experiment.figures import HARDWARE
 from bitnet_trace.experiment.journal import Journal
 from bitnet_trace.experiment.plan import TRACED, TRACING_S, UNTRACED, Cell, Trial
 from bitnet_trace.experiment.readback import ReadBack, guaranteed
@@ -99,6 +100,7 @@ class Runner:
             prepare=setup.become,
             as_root=self.as_root,
             output=self._recording(trial),
+            counters=HARDWARE if self.machine.host.pmu else (),
             force=True,
         )
         not_for_it = [] if self.journal is None else [self.journal.lock]

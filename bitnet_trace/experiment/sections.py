@@ -8,7 +8,7 @@ import pandas as pd
 
 from bitnet_trace.experiment import verdict
 from bitnet_trace.experiment.effects import Effect, valid
-from bitnet_trace.experiment.figures import COUNTED, FIGURES, PRINTED, shown, signed_percent
+from bitnet_trace.experiment.figures import COUNTED, FIGURES, HARDWARE, PRINTED, shown, signed_percent
 from bitnet_trace.experiment.outcome import Outcome
 from bitnet_trace.experiment.plan import TRACED, UNTRACED, Cell
 from bitnet_trace.printable import printable
@@ -18,7 +18,6 @@ from bitnet_trace.render.sections import Section
 
 _LABEL_LIMIT, _LIST_LIMIT = 60, 120
 _NO_PMU = "this machine has no PMU (usual in a guest)"
-_HARDWARE = ("instructions", "cycles", "IPC", "dTLB misses", "iTLB misses", "cache miss rate")
 
 
 def sections(found: Outcome) -> list[Section]:
@@ -163,12 +162,28 @@ def _figures(found: Outcome, keys: tuple[str, ...], title: str) -> Grid:
 
 def _hardware(found: Outcome) -> Grid:
     factors = _factor_names(found.cells)
-    rows = [
-        [str(number), *_labels(cell, factors), *(MISSING for _ in _HARDWARE)] for number, cell in found.cells.items()
-    ]
-    grid = Grid("Counters of the CPU", ["cell", *factors, *_HARDWARE], rows, 1, frozenset(range(1, len(factors) + 1)))
-    grid.notes.append(f"empty: {_NO_PMU}")
+    rows = [[str(number), *_labels(cell, factors), *_counted(found, number)] for number, cell in found.cells.items()]
+    titles = ["cell", *factors, *HARDWARE, "IPC", "cache miss rate"]
+    grid = Grid("Counters of the CPU", titles, rows, 1, frozenset(range(1, len(factors) + 1)))
+    empty = all(cell == MISSING for row in rows for cell in row[1 + len(factors) :])
+    if empty and not found.facts.get("host", {}).get("pmu"):
+        grid.notes.append(f"empty, dTLB and iTLB too: {_NO_PMU}")
+    else:
+        grid.notes.append("means of the traced runs, of the whole program; doctor says what this machine can count")
     return grid
+
+
+def _counted(found: Outcome, number: int) -> Iterator[str]:
+    own = [dict(traced.perf) for (cell, _), traced in found.traced.items() if cell == number]
+    means = {}
+    for name in HARDWARE:
+        values = [one[name] for one in own if name in one]
+        means[name] = sum(values) / len(values) if values else None
+        yield MISSING if not values else amount(round(sum(values) / len(values)))
+    cycles, references = means["cycles"], means["cache-references"]
+    instructions, misses = means["instructions"], means["cache-misses"]
+    yield MISSING if not cycles or instructions is None else three_digits(instructions / cycles)
+    yield MISSING if not references or misses is None else percent(100 * misses / references)
 
 
 def _read_back(found: Outcome) -> Grid:

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from bitnet_trace.experiment import effects, sections
+from bitnet_trace.experiment import charts, effects, sections
 from bitnet_trace.experiment.factors import this_machine
 from bitnet_trace.experiment.figures import signed_percent
 from bitnet_trace.experiment.outcome import outcome
 from bitnet_trace.experiment.plan import cells as cells_of
+from bitnet_trace.experiment.recordings import Traced
 from bitnet_trace.experiment.spec import read
 from bitnet_trace.experiment.verdict import doubts, verdict
 
@@ -102,6 +103,27 @@ def test_what_is_not_known_is_a_dash():
     counters = next(grid for grid in tables if grid.title == "Counters of the CPU")
     assert all(cell == "-" for row in counters.rows for cell in row[3:])
     assert "PMU" in counters.notes[0]
+
+
+def test_counters_of_the_traced_runs_are_shown_with_their_ratios():
+    counted = {"instructions": 3000, "cycles": 1000, "cache-references": 200, "cache-misses": 50, "dTLB-load-misses": 7}
+    traced = {(cell, 0): Traced(None, perf=tuple(counted.items())) for cell in (1, 2)}
+    found = outcome(*made(1, lambda _: 1.0), traced, {"host": {"pmu": True}})
+    tables = [grid for part in sections.sections(found) for grid in part.tables]
+    grid = next(grid for grid in tables if grid.title == "Counters of the CPU")
+    assert grid.rows[0][3:] == ["3,000", "1,000", "7", "-", "200", "50", "3.00", "25.0 %"]
+    assert grid.rows[2][3:] == ["-"] * 8
+    assert "no PMU" not in grid.notes[0]
+
+
+def test_charts_hold_every_run_and_no_impossible_value():
+    found = outcome(*made(2, lambda _: 1.0, n_blocks=2), {}, {})
+    figure = charts.of_cells(found).figure
+    assert sum(len(trace["x"]) for trace in figure["data"][:2]) == 8
+    means = figure["data"][2]
+    assert all(mean - below >= 0 for mean, below in zip(means["x"], means["error_x"]["arrayminus"], strict=True))
+    (trace,) = charts.of_factors(found).figure["data"]
+    assert all(mean - below > 0 for mean, below in zip(trace["x"], trace["error_x"]["arrayminus"], strict=True))
 
 
 @pytest.mark.parametrize(
