@@ -13,7 +13,7 @@ from bitnet_trace.experiment.plan import Cell
 from bitnet_trace.experiment.recordings import Traced
 from bitnet_trace.experiment.spec import Spec
 
-# of a factor's level at most so many combinations of the others are explained
+# of a factor's level, and of cells against the baseline's, at most so many are explained
 _MAX_PAIRS = 2
 
 
@@ -80,20 +80,33 @@ def _reasons(
         if spec.headline.startswith("prefill")
         else ()
     )
+    explained: set[tuple[int, int]] = set()
     for effect in of_factors:
         if not effect.real or effect.factor is None:
             continue
         pairs = effects.matched(cells, effect.factor, effect.level, effect.base)
-        with_figures = [(own, base, _group(own, traced), _group(base, traced)) for own, base in pairs]
-        with_figures = [one for one in with_figures if one[2].runs and one[3].runs]
+        with_figures = [pair for pair in pairs if all(_group(cell, traced).runs for cell in pair)]
 
-        def gap(one: tuple[Cell, Cell, Group, Group]) -> float:
+        def gap(one: tuple[Cell, Cell]) -> float:
             return abs(pct_of.get(one[0].number, 0.0) - pct_of.get(one[1].number, 0.0))
 
-        for own, base, group, base_group in sorted(with_figures, key=gap, reverse=True)[:_MAX_PAIRS]:
-            comparison = compare(base_group, group, known)
-            new = _findings(own, traced) - _findings(base, traced)
-            yield Reason(effect, own, base, comparison, tuple(sorted(new)))
+        for own, base in sorted(with_figures, key=gap, reverse=True)[:_MAX_PAIRS]:
+            explained.add((own.number, base.number))
+            yield _reason(effect, own, base, traced, known)
+    baseline = next(cell for cell in cells.values() if cell.levels == spec.baseline)
+    largest = sorted((one for one in of_cells if one.real), key=lambda one: abs(one.pct or 0.0), reverse=True)
+    for effect in largest[:_MAX_PAIRS]:
+        own = cells[effect.cell or 0]
+        both = _group(own, traced).runs and _group(baseline, traced).runs
+        if both and (own.number, baseline.number) not in explained:
+            yield _reason(effect, own, baseline, traced, known)
+
+
+def _reason(
+    effect: Effect, own: Cell, base: Cell, traced: Mapping[tuple[int, int], Traced], known: Sequence[str]
+) -> Reason:
+    new = _findings(own, traced) - _findings(base, traced)
+    return Reason(effect, own, base, compare(_group(base, traced), _group(own, traced), known), tuple(sorted(new)))
 
 
 def _group(cell: Cell, traced: Mapping[tuple[int, int], Traced]) -> Group:

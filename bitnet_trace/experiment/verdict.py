@@ -61,7 +61,7 @@ def reasons(found: Outcome) -> Iterator[str]:
     for reason in found.reasons:
         for line in _reason(reason):
             yield f"{reason.cell.name} against {reason.base.name}: {line}"
-    if not found.reasons and any(one.real for one in found.of_factors):
+    if not found.reasons and any(one.real for one in (*found.of_factors, *found.of_cells)):
         yield "There are too few traced runs to say why (traced in [measure])."
 
 
