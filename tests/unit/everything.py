@@ -9,7 +9,7 @@ from busy import N_THREADS, PERIOD_NS, write_busy
 from traces import MS, PID, event, events
 
 from bitnet_trace.recording.layout import Kind, MemoryDetail
-from bitnet_trace.recording.schema import SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE
+from bitnet_trace.recording.schema import PERF_DTYPE, SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE
 from bitnet_trace.recording.writer import Writer
 
 MODEL_AT, MODEL_BYTES = 1 << 46, 64 << 20
@@ -81,6 +81,11 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
             {**asked, "tid": PID, "call": "sched_setscheduler", "error": 1, "cpus": None, "policy": 1, "priority": 5},
         ]
     )
+    edges = [(PID, row["id"], 0, 1_000_000, 9 * MS, 9 * MS, row["end_ns"]) for row in decodes]
+    writer.perf(np.array(edges, PERF_DTYPE))
+    counter = {"name": name, "unit": None, "scale": 1.0, "reason": None}
+    windows = {"budget_pct": 2.0, "spent_ns": 4000 * hits, "reason": None, "functions": {}}
+    writer.update_meta(counters=[counter, {**counter, "name": "cycles", "reason": name}], windows=windows)
     waits = [(row["begin_ns"] + 5 * MS, PERIOD_NS // 4, 9, PID + 1, PID, row["id"], 0, FUTEX) for row in decodes]
     frames = [(9, level, PID, 2000 + level) for level in range(2)]
     writer.samples(np.array(waits, SAMPLE_ROW_DTYPE), np.array(frames, STACK_ROW_DTYPE))
