@@ -68,7 +68,7 @@ format: setup ## reformat and sort imports
 bench: setup ## the cost of start-up and of tracing on this machine (root)
 	$(SUDO) $(BIN)/python -m tests.bench
 
-golden: setup ## keep what reports of the known recordings say now, in tests/golden: look at `git diff` before you commit
+golden: setup ## keep what reports of known recordings say now, in tests/golden: read `git diff` then
 	$(BIN)/python tests/unit/golden.py
 
 docs: setup browser ## the pictures of README and docs, of a recording of the demo, or of RECORDING (root)

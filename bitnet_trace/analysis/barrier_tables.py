@@ -233,7 +233,8 @@ class _Spinning:
 
 
 def _typed(rows: list[dict[str, Any]], columns: tuple[Column, ...]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=[column.key for column in columns])
+    # names of other programs may hold bytes that are no text, which only Python's own strings take
+    table = pd.DataFrame(rows, columns=[column.key for column in columns], dtype=object)
     for column in columns:
         if column.key == "tid" or column.format in ("ns", "count"):
             table[column.key] = table[column.key].astype("Int64")

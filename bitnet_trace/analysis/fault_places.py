@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bitnet_trace.analysis.fold import to_int
 from bitnet_trace.analysis.page_sizes import PageSizes, page_sizes
 from bitnet_trace.analysis.phases import UNKNOWN as UNKNOWN_PHASE
 from bitnet_trace.analysis.phases import groups
@@ -275,7 +276,7 @@ class PlaceGatherer:
         table["tensor"] = keys // n_phases % n_tensors - 1
         table["phase"] = keys % n_phases
         for column, values in sums.items():
-            table[column] = np.bincount(place, weights=values, minlength=len(keys)).astype(np.int64)
+            table[column] = to_int(np.bincount(place, weights=values, minlength=len(keys)))
         self._sums.append(table)
         if len(self._sums) > _MAX_TABLES:
             self._sums = [pd.concat(self._sums).groupby(_PLACE, as_index=False).sum()]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bitnet_trace.analysis.phases import UNKNOWN
 from bitnet_trace.columns import PERF_PHASES, PERF_RATES, PERF_THREADS, Column
+from bitnet_trace.printable import printable
 from bitnet_trace.recording.reader import Recording
 
 Ints = npt.NDArray[np.int64]
@@ -85,10 +86,10 @@ def _described(one: dict[str, Any]) -> dict[str, Any]:
     """A row of meta["counters"] as it should be, whatever the file holds."""
     unit, scale, reason = one.get("unit"), one.get("scale"), one.get("reason")
     return {
-        "name": str(one.get("name"))[:200],
-        "unit": str(unit)[:20] if unit else None,
+        "name": printable(str(one.get("name")), 200),
+        "unit": printable(str(unit), 20) if unit else None,
         "scale": float(scale) if isinstance(scale, int | float) and 0 < scale < 1e18 else 1.0,
-        "reason": str(reason)[:200] if reason else None,
+        "reason": printable(str(reason), 200) if reason else None,
     }
 
 

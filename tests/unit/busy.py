@@ -1,6 +1,8 @@
 """A recording with something in nearly every table: several threads, waits, samples, a hostile name where one may be."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from traces import META, MS, PID, event, events, inference
@@ -19,10 +21,18 @@ STACKS = {
 OTHER_TID = 999
 
 
-def write_busy(path: Path, name: str = "llama-worker", slow: float = 1.0, hog: float = 0.0, seed: int = 0) -> Path:
+def write_busy(
+    path: Path,
+    name: str = "llama-worker",
+    slow: float = 1.0,
+    hog: float = 0.0,
+    seed: int = 0,
+    more: Callable[[Writer, list[dict[str, Any]]], None] = lambda writer, phases: None,
+) -> Path:
     """The phases of traces.inference; `name` is that of threads, functions, files and the command.
 
-    `hog`: for this share of each decode call, one of the threads waits for a CPU that another program has.
+    `hog`: for this share of each decode call, one of the threads waits for a CPU that another program has. `more` writes
+    other streams too, given the rows of the phases.
     """
     rng = np.random.default_rng(seed)
     script = inference(slow, rng)
@@ -87,5 +97,6 @@ def write_busy(path: Path, name: str = "llama-worker", slow: float = 1.0, hog: f
         ]
     )
     writer.maps([{"pid": PID, "ts_ns": 1, "address": 1 << 46, "length": 4096, "offset": 0, "path": f"/{name}.gguf"}])
+    more(writer, script.rows())
     writer.close(0)
     return path

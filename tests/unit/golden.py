@@ -1,7 +1,7 @@
 """What reports of known recordings look like, kept in tests/golden; `python tests/unit/golden.py` writes it anew.
 
 `events` and `counts` are recordings of the demo (5 tokens, 2 threads) that were made once, and stay: what an older
-version has recorded can still be read. `busy` is a hand-made one, with what those lack.
+version has recorded can still be read. `everything` is a hand-made one, with what those lack.
 """
 
 import html as html_module
@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from busy import write_busy
+from everything import write_everything
 
 from bitnet_trace.analysis.report import build_report
 from bitnet_trace.recording.reader import Recording, open_recording
@@ -19,7 +19,7 @@ from bitnet_trace.render import html, markdown, text
 from bitnet_trace.render import json as json_form
 
 FOLDER = Path(__file__).parents[1] / "golden"
-NAMES = ("events", "counts", "busy")
+NAMES = ("events", "counts", "everything")
 _WIDTH = 100
 _HEADING_OR_CELLS = re.compile(r"<(h[1-6]|caption|tr)\b[^>]*>(.*?)</\1>", re.DOTALL)
 _CELL = re.compile(r"<t[dh]\b[^>]*>(.*?)</t[dh]>", re.DOTALL)
@@ -27,8 +27,8 @@ _CELL = re.compile(r"<t[dh]\b[^>]*>(.*?)</t[dh]>", re.DOTALL)
 
 def recording(name: str, folder: Path) -> Recording:
     """That recording, written to or unpacked in `folder`."""
-    if name == "busy":
-        return open_recording(write_busy(folder / "busy.btrace"))
+    if name == "everything":
+        return open_recording(write_everything(folder / "everything.btrace"))
     with tarfile.open(FOLDER / f"{name}.tar.xz") as archive:
         archive.extractall(folder)
     return open_recording(folder / f"{name}.btrace")

@@ -14,6 +14,7 @@ import pytest
 from bounded import DEADLINE_S, PEAK_LIMIT_BYTES, Bounded, TooLong, damages
 from click.testing import CliRunner
 from damage import Case, damaged
+from everything import write_everything
 from hypothesis import given
 from hypothesis import strategies as st
 from traces import put, write_inference
@@ -54,9 +55,13 @@ def as_files(folder):
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """The undamaged ones: by hand, of events and of counts, and those that the environment names."""
+    """The undamaged ones: by hand, of events, of counts and of all streams, and those that the environment names."""
     folder = tmp_path_factory.mktemp("whole")
-    made = [write_inference(folder / "a.btrace"), write_inference(folder / "b.btrace", options={"detail": "counts"})]
+    made = [
+        write_inference(folder / "a.btrace"),
+        write_inference(folder / "b.btrace", options={"detail": "counts"}),
+        write_everything(folder / "c.btrace"),
+    ]
     named = os.environ.get("BITNET_TRACE_DAMAGE_RECORDINGS", "")
     whole = [(path.name, as_files(path)) for path in (*made, *map(Path, filter(None, named.split(":"))))]
     return [Case((name,), files, files) for name, files in whole]

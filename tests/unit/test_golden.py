@@ -5,6 +5,8 @@ import difflib
 import pytest
 from golden import FOLDER, NAMES, outputs, recording
 
+from bitnet_trace.recording.schema import SCHEMAS
+
 _SHOWN = 60
 
 
@@ -18,6 +20,13 @@ def test_reports_are_as_they_were(name, tmp_path):
     more = [f"... and {len(changed) - _SHOWN} lines more\n"] if len(changed) > _SHOWN else []
     message = "".join(["reports have changed; `make golden` keeps that (see git diff):\n", *changed[:_SHOWN], *more])
     assert not changed, message
+
+
+def test_every_stream_is_in_one_of_them(tmp_path):
+    made, counted = recording("everything", tmp_path), recording("counts", tmp_path)
+    empty = {name for name in SCHEMAS if not len(getattr(made, "stored_counters" if name == "counters" else name))}
+    assert empty == {"counters"}
+    assert len(counted.stored_counters)
 
 
 @pytest.mark.parametrize("name", ["events", "counts"])

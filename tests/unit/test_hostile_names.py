@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from busy import write_busy
 from click.testing import CliRunner
+from everything import write_everything
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as proto
 
 import bitnet_trace
@@ -62,13 +62,13 @@ def forms_of(path):
 
 @pytest.fixture(scope="module", params=NAMES)
 def forms(request, tmp_path_factory):
-    path = write_busy(tmp_path_factory.mktemp("hostile") / "a.btrace", name=NAMES[request.param])
+    path = write_everything(tmp_path_factory.mktemp("hostile") / "a.btrace", name=NAMES[request.param])
     return {"name": NAMES[request.param], **forms_of(path)}
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    return forms_of(write_busy(tmp_path_factory.mktemp("harmless") / "a.btrace"))
+    return forms_of(write_everything(tmp_path_factory.mktemp("harmless") / "a.btrace"))
 
 
 class Tags(HTMLParser):
@@ -162,7 +162,7 @@ def output(command, *arguments):
 
 def test_bytes_that_are_no_text(tmp_path):
     """File names may be any bytes: Python has such as lone surrogates."""
-    path = write_busy(tmp_path / "a.btrace")
+    path = write_everything(tmp_path / "a.btrace")
     meta = json.loads((path / "meta.json").read_text())
     meta["command"] = ["llama-\udcff\udc80cli"]
     meta["engine"] = "x\ud800"

@@ -7,6 +7,7 @@ import re
 import pandas as pd
 import pytest
 from busy import write_busy
+from everything import write_everything
 from traces import write_inference
 
 from bitnet_trace.analysis.report import build_report
@@ -18,7 +19,7 @@ from bitnet_trace.render.format import cell
 from bitnet_trace.render.sections import sections
 
 
-@pytest.fixture(scope="module", params=[write_busy, write_inference])
+@pytest.fixture(scope="module", params=[write_busy, write_everything, write_inference])
 def report(tmp_path_factory, request):
     return build_report(open_recording(request.param(tmp_path_factory.mktemp("sections") / "a.btrace")))
 
