@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from bitnet_trace.commands.run import tracing_options
+from bitnet_trace.commands.run import ring_options, tracing_options
 
 
 @click.command(
@@ -15,6 +15,7 @@ from bitnet_trace.commands.run import tracing_options
 @click.option(
     "--duration", type=click.FloatRange(0.1), metavar="S", help="For so many seconds; default: until Ctrl-C or its end."
 )
+@ring_options
 @tracing_options
 def attach(pid: int, duration: float | None, quiet: bool, **chosen: Any) -> None:
     """Trace process PID, and all that it has started, from now on, and record it.
@@ -24,9 +25,15 @@ def attach(pid: int, duration: float | None, quiet: bool, **chosen: Any) -> None
     """
     from bitnet_trace.capture.attach import attach as trace
     from bitnet_trace.capture.session import tell
-    from bitnet_trace.commands.run import options_of, summary
+    from bitnet_trace.commands.run import options_of, require_ring, summary
 
-    result = trace(pid, options_of(**chosen), duration, quiet)
-    if not quiet:
+    require_ring(chosen)
+    view = None
+    if chosen["ring_s"]:
+        from bitnet_trace.capture.view import View
+
+        view = View(lambda _frame: False, interval_s=1.0)  # it says which tokens are slow
+    result = trace(pid, options_of(view=view, **chosen), duration, quiet)
+    if not quiet and not view:
         for line in summary(result):
             tell(line)
