@@ -86,7 +86,7 @@ class Wishes(Signals):
         self._is_asked_to_end = False
 
     def __enter__(self) -> "Wishes":
-        self._taken = {one for one in _ENDING if signal.getsignal(one) is not signal.SIG_IGN}
+        self._taken = {one for one in _ENDING | {signal.SIGUSR1} if signal.getsignal(one) is not signal.SIG_IGN}
         self.before = {signal.Signals(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, self._taken)}
         return self
 
@@ -97,7 +97,10 @@ class Wishes(Signals):
 
     def sleep(self, seconds: float, target: int | None) -> None:
         """Until the time is up or a signal has come."""
-        if signal.sigtimedwait(self._taken, max(seconds, 0)) is not None:
+        info = signal.sigtimedwait(self._taken, max(seconds, 0))
+        if info is not None and info.si_signo in self.keeps:
+            self._kept += 1
+        elif info is not None:
             self._is_asked_to_end = True
 
 
@@ -169,6 +172,7 @@ class _Attachment(Run):
         while not self._is_over():
             left_s = min(deadline, self._until_s or deadline) - time.monotonic()
             self._signals.sleep(min(left_s, _LONGEST_SLEEP_S), None)
+            self._write_if_asked()
             self._cpu_ns = cpu_time_ns(self._target) or self._cpu_ns
             self._has_ended = bool(select.select([self._process], [], [], 0)[0])
             if left_s <= _LONGEST_SLEEP_S:

@@ -36,6 +36,8 @@ class Options:
     view: "View | None" = None  # shows the run while it goes on
     record: bool = True
     prepare: Callable[[], None] | None = None
+    ring_s: float | None = None  # only the last seconds are kept, and recorded when something asks for it
+    slower_ms: float | None = None  # as a token does that takes longer
 
     def as_dict(self) -> dict[str, Any]:
         return {

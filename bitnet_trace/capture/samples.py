@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_trace.recording.schema import SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE
+from bitnet_trace.recording.schema import MOST_KNOWN, SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE
 
 _DIGEST_BYTES = 16  # of a stack: long runs have many
 
@@ -16,15 +16,19 @@ class SampleLog:
 
     def __init__(self) -> None:
         self._known: dict[bytes, int] = {}
+        self._next = 0
         self.addresses: dict[int, set[int]] = defaultdict(set)
 
     def fold(self, batch: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
         """The rows of `batch`, a SAMPLE_DTYPE array: samples (SAMPLE_ROW_DTYPE), and new stacks (STACK_ROW_DTYPE)."""
         numbers, new = [], []
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
         for place, words in enumerate(zip(batch["pid"], batch["kernel"], batch["user"], strict=True)):
             digest = hashlib.blake2b(b"".join(words), digest_size=_DIGEST_BYTES).digest()
             if digest not in self._known:
-                self._known[digest] = len(self._known)
+                self._known[digest] = self._next
+                self._next += 1
                 new.append(place)
             numbers.append(self._known[digest])
         rows = np.empty(len(batch), SAMPLE_ROW_DTYPE)

@@ -111,7 +111,7 @@ def _open_standard_streams() -> None:
 
 def refuse_existing(folder: Path, options: Options) -> None:
     """Raises TraceError when there is something already where the recording is to be."""
-    if options.record and os.path.lexists(folder) and not options.force:
+    if (options.record or options.ring_s) and os.path.lexists(folder) and not options.force:
         raise TraceError(f"{folder} exists already", "choose another name with -o, or replace it with --force")
 
 
@@ -156,6 +156,7 @@ class Run:
         self._looked_at_again: set[int] = set()
         self._warnings: list[str] = []
         self._view = options.view
+        self._flights: Any = None
         self._unwatched_until_s = 0.0
 
     _attaching = False
@@ -211,8 +212,10 @@ class Run:
         from bitnet_trace.capture.address_spaces import AddressSpaces
         from bitnet_trace.capture.debuggers import Debuggers
         from bitnet_trace.capture.drain import Drain
+        from bitnet_trace.capture.flights import Flights
         from bitnet_trace.capture.libraries import ProbePlacer
         from bitnet_trace.capture.page_sizes import ResidencyLog
+        from bitnet_trace.recording.flight import FlightRecorder
         from bitnet_trace.recording.unrecorded import Unrecorded
         from bitnet_trace.recording.writer import Writer
 
@@ -224,7 +227,11 @@ class Run:
         self._debuggers = Debuggers(self._placer, self._programs.hold, at_end)
         self._holder = self._debuggers.holder
         owner = (self._user.uid, self._user.gid) if self._user else None
-        if self._options.record:
+        if self._options.ring_s:
+            self._writer = FlightRecorder(self._first_meta(), self._options.ring_s)
+            self._flights = Flights(self._writer, folder, owner, self._options)
+            self._signals.keeps = {signal.SIGUSR1}
+        elif self._options.record:
             self._writer = Writer(folder, self._first_meta(), self._options.force, owner)
         else:
             self._writer = Unrecorded(self._first_meta())
@@ -299,6 +306,7 @@ class Run:
                 if self._options.page_sizes:
                     self._residency.at(self._pid, "interval")
                 last_drain = time.monotonic()
+                self._write_if_asked()
                 self._show()
             if time.monotonic() >= next_meta:
                 self._record(lambda: self._writer.update_meta(**self._meta()))
@@ -325,6 +333,23 @@ class Run:
                 os.kill(self._child.pid, signal.SIGCONT)  # or it would not see the other
         return True
 
+    def _write_if_asked(self) -> None:
+        """The flight recorder's recording: the user wants it, or a token was slow."""
+        if self._flights is None:
+            return
+        by_user = self._signals.take_kept() or (self._view is not None and self._view.take_write())
+        why = "asked for" if by_user else self._flights.slow_token(self._view.fold) if self._view else None
+        if why:
+            self._record(self._step)
+            said = self._flights.write(
+                why,
+                self._meta,
+                lambda found: symbols.symbol_rows(found, self._spaces, self._parser, self._options.debug_information),
+            )
+            if self._view:
+                self._view.message = said
+            tell(said)
+
     def _show(self) -> None:
         """The live view's frame, when it is due."""
         if self._view and not self._view.is_enough and time.monotonic() >= self._view.next_s - _EARLY_S:
@@ -348,6 +373,7 @@ class Run:
     def _sleep(self, seconds: float) -> None:
         """For so long, or until something happened to the target."""
         self._signals.sleep(seconds, self._child.pid)
+        self._write_if_asked()
         self._handle_ends()
         if self._signals.asked_to_stop and self._holder.is_stopped(self._child.pid):
             self._stop_too()

@@ -34,6 +34,8 @@ class Signals:
         self.before: set[signal.Signals] = set()
         self.asked_to_stop: signal.Signals | None = None
         self.interrupted_by_key = False
+        self.keeps: set[signal.Signals] = set()  # these are for us and not for the target
+        self._kept = 0
         self._interrupted_s: float | None = None
         self._insisted_s: float | None = None
         self._taken: set[signal.Signals] = set()
@@ -59,6 +61,11 @@ class Signals:
             self._insisted_s = now_s
         self._interrupted_s = now_s
 
+    def take_kept(self) -> bool:
+        """Whether one of those that we keep has come since the last time."""
+        kept, self._kept = self._kept, 0
+        return kept > 0
+
     def stop(self) -> None:
         """Stops this process as it was asked to, for the shell to see; returns when it was continued."""
         if self.asked_to_stop is None:
@@ -83,6 +90,9 @@ class Signals:
         while info is not None:
             if info.si_signo == signal.SIGINT:
                 self._interrupted(by_key=info.si_code > _SENT_BY_PROCESS)
+            if info.si_signo in self.keeps:
+                self._kept += 1
+                return
             # what the target itself sends (kill 0) is for its job: it has it already
             to_pass = info.si_code <= _SENT_BY_PROCESS and target not in (None, info.si_pid)
             if info.si_signo != signal.SIGCHLD and to_pass and target is not None:

@@ -29,6 +29,7 @@ class View:
         self.fold: Fold  # from begin() on
         self.interval_s = interval_s
         self.is_enough = False
+        self.message: str | None = None  # what the user should know
         self._show = show
         self._names_at_s = list(_NAMES_AT_S)
         self._next_s = self._begin_s = time.monotonic()
@@ -63,6 +64,10 @@ class View:
         if addresses:
             self.fold.take("symbols", list(symbol_rows(addresses, spaces, parser, patient=False)))
 
+    def take_write(self) -> bool:
+        """Whether the user wants the flight recorder's recording now."""
+        return bool(getattr(self._show, "take_write", bool)())
+
     def _ask_for_policies(self) -> None:
         """Of threads that have not asked for one themselves yet."""
         for thread in self.fold.threads.by_tid.values():
@@ -84,5 +89,5 @@ class View:
         if more.get("ended"):
             self.fold.finish()
         self._ask_for_policies()
-        frame = self._figures.frame(time.monotonic_ns(), meta, blind, own_cpu_pct=own_pct, **more)
+        frame = self._figures.frame(time.monotonic_ns(), meta, blind, own_cpu_pct=own_pct, message=self.message, **more)
         self.is_enough = self._show(frame) or self.is_enough

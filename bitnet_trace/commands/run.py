@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -30,6 +30,24 @@ def _counter_names(_context: click.Context, _parameter: click.Parameter, text: s
     if not names:
         raise click.BadParameter("no name of a counter in it")
     return tuple(names)
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """`60`, `60s`, `2m`, `1h`, as seconds."""
+
+    name = "time"
+    _UNITS: ClassVar = {"s": 1, "m": 60, "h": 3600}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        number, unit = (text[:-1], text[-1]) if text[-1:] in self._UNITS else (text, "s")
+        try:
+            seconds = float(number) * self._UNITS[unit]
+        except ValueError:
+            seconds = 0.0
+        if not 1 <= seconds <= 3600:
+            self.fail(f"{text!r} is no time between 1s and 1h", param, ctx)
+        return seconds
 
 
 _TRACING = (
@@ -109,9 +127,39 @@ environment_option = click.option(
 )
 
 
+_RING = (
+    click.option(
+        "--ring",
+        "ring_s",
+        type=Seconds(),
+        metavar="S",
+        help="Flight recorder: keep only the last seconds (60s, 2m), and record them when `w` is pressed, SIGUSR1 "
+        "comes, or a token is slow.",
+    ),
+    click.option(
+        "--slower",
+        "slower_ms",
+        type=click.FloatRange(0, min_open=True),
+        metavar="MS",
+        help="With --ring: record when a decode call takes longer.",
+    ),
+)
+
+
+def ring_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of the flight recorder."""
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(_RING), command)
+
+
 def tracing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that all commands have which trace, in this order."""
     return functools.reduce(lambda decorated, option: option(decorated), reversed(_TRACING), command)
+
+
+def require_ring(chosen: dict[str, Any]) -> None:
+    """Raises UsageError when --slower stands alone."""
+    if chosen["slower_ms"] is not None and chosen["ring_s"] is None:
+        raise click.UsageError("--slower needs --ring: how many seconds are to be recorded")
 
 
 def options_of(buffer: str, no_output: bool = False, **chosen: Any) -> "Options":

@@ -8,7 +8,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from bitnet_trace.commands.run import environment_option, options_of, summary, tracing_options
+from bitnet_trace.commands.run import (
+    environment_option,
+    options_of,
+    require_ring,
+    ring_options,
+    summary,
+    tracing_options,
+)
 
 # it is emptied more often than that of a recording, and a view should be small
 _BUFFER_MIB = "16"
@@ -30,6 +37,7 @@ _BUFFER_MIB = "16"
 @click.option("--plain", is_flag=True, help="A line for each interval instead of a screen; the rule off a terminal.")
 @click.option("--as-root", is_flag=True, help="Under sudo: run the program as root, not as the calling user.")
 @environment_option
+@ring_options
 @tracing_options
 @click.argument("what", nargs=-1, metavar="[REC | -- CMD ...]", type=click.UNPROCESSED)
 def top(
@@ -58,12 +66,14 @@ def top(
         raise click.UsageError("name a recording, a command behind --, or a process with -p")
     if pid is not None and what:
         raise click.UsageError("either a process with -p, or a recording or a command")
+    require_ring(chosen)
     if pid is None and len(what) == 1 and is_recording(what[0]):
         replay(Path(what[0]), interval, plain)
         return None
     if click.get_current_context().get_parameter_source("buffer") is ParameterSource.DEFAULT:
         chosen["buffer"] = _BUFFER_MIB
-    options = {**chosen, "output": output, "record": output is not None, "no_output": output is None}
+    options = {**chosen, "output": output, "record": output is not None and not chosen["ring_s"]}
+    options["no_output"] = not options["record"]
     return watch(pid, what, interval, plain, quiet, options)
 
 

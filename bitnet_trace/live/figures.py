@@ -93,6 +93,7 @@ class Figures:
             functions=self._functions(),
             by_phase=by_phase,
             durations={name: one.histogram for name, one in of_engine.items()},
+            durations_ns={name: one.ended_ns for name, one in of_engine.items()},
             notices=notices(by_phase, computed, tokens, self._cpus, self._found),
             **more,
         )

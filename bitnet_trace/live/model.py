@@ -90,6 +90,7 @@ class Frame:
     functions: list[FunctionLine] = field(default_factory=list)
     by_phase: list[dict[str, Any]] = field(default_factory=list)
     durations: dict[str, list[int]] = field(default_factory=dict)  # of phases, by name: PhaseTotals.histogram
+    durations_ns: dict[str, int] = field(default_factory=dict)  # of the same phases, the sums
     notices: list[Notice] = field(default_factory=list)
     message: str | None = None
 

@@ -17,7 +17,7 @@ from bitnet_trace.capture import helper
 from bitnet_trace.capture.identity import Identity
 from bitnet_trace.live.model import Frame
 
-QUIT, CLOSE = b"quit", b"close"
+QUIT, CLOSE, WRITE = b"quit", b"close", b"write"
 _BUFFER_BYTES = 1 << 20
 _MOST_THREADS = 300  # of a frame that goes to the screen
 # leave the alternate screen; cursor on; mouse, focus and paste reports off; key protocol off; colours off
@@ -32,7 +32,7 @@ class Screen:
 
     def __init__(self, user: Identity | None) -> None:
         self._user = user
-        self._left = False
+        self._left = self._write = False
 
     def __enter__(self) -> "Screen":
         self._mode = termios.tcgetattr(0)
@@ -60,7 +60,13 @@ class Screen:
         with contextlib.suppress(BlockingIOError):
             answer = self._socket.recv(64, socket.MSG_DONTWAIT)
             self._left = self._left or answer in (b"", QUIT)
+            self._write = self._write or answer == WRITE
         return self._left
+
+    def take_write(self) -> bool:
+        """Whether `w` was pressed since the last time."""
+        write, self._write = self._write, False
+        return write
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

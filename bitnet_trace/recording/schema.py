@@ -160,6 +160,9 @@ SAMPLE_SCHEMA = pa.schema(
     ]
 )
 
+# Of so many different stacks it is known that they were told of; then they are told once more, with other numbers.
+MOST_KNOWN = 20_000
+
 # Addresses from here on are the kernel's.
 KERNEL_SPACE = 1 << 63
 
