@@ -21,6 +21,7 @@ from bitnet_trace.render.grids import Grid, has_values, rows_of
 
 MAX_REGIONS, MAX_LAYERS, MAX_TENSORS = 12, 8, 8
 _DEFAULT_FAULT_AROUND = 64 << 10
+_ROUNDED = ("gb_per_s", "io_uring_depth_mean")
 _FAULTS = ["faults_minor", "faults_major"]
 _SUMS = [column.key for column in PLACE_SUMS]
 
@@ -41,7 +42,9 @@ def loading(report: Report) -> Grid | None:
     if table is None or not len(table):
         return None
     shown = [one for one in LOAD_PATH if one.key in ("phase", "dur_ns", "gb_per_s") or has_values(table[one.key])]
-    rounded = table.assign(gb_per_s=[MISSING if pd.isna(one) else three_digits(one) for one in table["gb_per_s"]])
+    rounded = table.assign(
+        **{key: [MISSING if pd.isna(one) else three_digits(one) for one in table[key]] for key in _ROUNDED}
+    )
     grid = Grid("Loading the model", [one.title for one in shown], rows_of(rounded, shown))
     if report.load_requests is not None:
         sizes, times = report.load_requests["size_bytes"], report.load_requests["latency_ns"]
