@@ -647,3 +647,23 @@ COLLAPSES: tuple[Column, ...] = (
     Column("result", "result", "text", "made, or why not, as the kernel calls it (enum scan_result)"),
     Column("n", "2 MiB blocks", "count", "how often"),
 )
+
+# NUMA nodes: a row per region and node, and per phase and node.
+NUMA_REGIONS: tuple[Column, ...] = (
+    Column("region", "region", "text", "what the memory is for"),
+    Column("node", "node", "number", "NUMA node"),
+    Column("resident_bytes", "on it", "bytes", "resident on that node, when it was last looked at"),
+    Column(
+        "local_pct",
+        "local",
+        "pct",
+        "of its accesses, were they spread as threads and pages are",
+        how="estimated",
+    ),
+)
+NUMA_PHASES: tuple[Column, ...] = (
+    Column("phase", "phase", "text", "name, or total"),
+    Column("node", "node", "number", "NUMA node"),
+    Column("cpu_pct", "CPU time", "pct", "share of the phase's timer samples on CPUs of that node", how="sampled"),
+    Column("node_moves", "moves between nodes", "count", "threads that went to a CPU of another node; of all nodes"),
+)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis.fold import to_int
+from bitnet_trace.analysis.numa import pages_by_node
 from bitnet_trace.analysis.page_sizes import PageSizes, page_sizes
 from bitnet_trace.analysis.phases import UNKNOWN as UNKNOWN_PHASE
 from bitnet_trace.analysis.phases import groups
@@ -52,7 +53,7 @@ Ints = npt.NDArray[np.int64]
 class FaultPlaces:
     """A row per region, layer or tensor with the columns of columns.PLACES_*, most faults first.
 
-    `pages`: what was resident.
+    `pages`: what was resident; `nodes`: on which NUMA nodes (numa.pages_by_node).
     `phases`: {phase name: {column: value}} of what is not 0. `by_region` sums up to the counters of the recording.
     """
 
@@ -60,6 +61,7 @@ class FaultPlaces:
     by_layer: pd.DataFrame
     by_tensor: pd.DataFrame
     pages: PageSizes
+    nodes: pd.DataFrame
 
 
 class PlaceGatherer:
@@ -70,9 +72,10 @@ class PlaceGatherer:
         buffers = recording.meta.get("buffers_reported", ())
         self._regions = Regions(recording.areas, recording.maps, recording.tensors, buffers)
         self._spaces = Spaces(self._regions)
-        self._residency = recording.residency
+        self._residency, self._numa = recording.residency, recording.numa
+        looked_at = pd.concat([one[["ts_ns", "pid", "begin", "end"]] for one in (self._residency, self._numa)])
         self._tensors = TensorTable(recording.tensors)
-        changes = known_changes(self._regions, recording.areas, recording.threads, recording.residency)
+        changes = known_changes(self._regions, recording.areas, recording.threads, looked_at)
         self._known = sorted(changes, key=lambda change: change.ts_ns)
         self._known_at = 0
         unique = phases.drop_duplicates("id", keep="last").sort_values("id")
@@ -131,6 +134,7 @@ class PlaceGatherer:
             by_region=_summed(named, ["region", "path"]),
             by_layer=_summed(in_tensors, ["path", "layer"]),
             pages=page_sizes(self._residency, self._spaces, self._regions),
+            nodes=pages_by_node(self._numa, len(self._residency), self._spaces, self._regions),
             by_tensor=_summed(in_tensors, ["path", "tensor", "layer", "type", "tensor_bytes", "read_once_bytes"]),
         )
 

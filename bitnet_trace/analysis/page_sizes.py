@@ -22,6 +22,7 @@ class PageSizes:
 def page_sizes(residency: pd.DataFrame, spaces: Spaces, regions: Regions) -> PageSizes:
     """The sums of what `spaces` noted; `residency`: the table of the recording."""
     noted = pd.DataFrame(spaces.resident, columns=["row", "number", "resident_bytes"])
+    noted = noted[noted["row"] < len(residency)].reset_index(drop=True)  # behind them: what numa.py looks at
     rows = residency.iloc[noted["row"]].reset_index(drop=True)
     names = [regions.known[number] for number in noted["number"].tolist()]
     table = rows[["pid", "moment", "ts_ns", "page_bytes", "file"]].assign(

@@ -23,6 +23,7 @@ from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
 from bitnet_trace.analysis.load_path import FileReads, load_path
 from bitnet_trace.analysis.names import ThreadNames
+from bitnet_trace.analysis.numa import NodeMoves, Numa, nodes_of, numa
 from bitnet_trace.analysis.operations import OperationEvents, OperationReport, operation_report
 from bitnet_trace.analysis.perf_counters import PerfCounters, perf_counters
 from bitnet_trace.analysis.phases import PHASE_NAMES, name_phases
@@ -56,7 +57,8 @@ class Report:
     all threads. `places`: where faults fell; None where only counters were kept, as `load_path` (columns.LOAD_PATH).
     `operations`: None where they were not asked for.
     `load_requests`: sizes and latencies of the reads of models; None without any. `perf`: None where no counters were
-    asked for. `tlb_reach`: None where the CPU does not tell. `collapses`: columns.COLLAPSES.
+    asked for. `tlb_reach`: None where the CPU does not tell. `collapses`: columns.COLLAPSES. `numa`: None where it
+    is not known.
     """
 
     recording: Recording
@@ -93,6 +95,7 @@ class Report:
     load_requests: dict[str, Any] | None = None
     perf: PerfCounters | None = None
     tlb_reach: TlbReach | None = None
+    numa: Numa | None = None
     collapses: pd.DataFrame = field(default_factory=pd.DataFrame)
     operations: OperationReport | None = None
 
@@ -107,13 +110,13 @@ def build_report(recording: Recording) -> Report:
     barriers = BarrierEvents(recording.windows, recording.phases)
     operations = OperationEvents(recording.windows, recording.phases)
     places, file_reads = PlaceGatherer(recording, named), FileReads(recording.tensors)
-    collapses = Collapses()
+    collapses, moves = Collapses(), NodeMoves(nodes_of(recording.meta))
     latest_ns = 0
 
     def pieces() -> Iterator[npt.NDArray[np.void]]:
         nonlocal latest_ns
         for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes, run_queue, places, file_reads, collapses, operations):
+            for gatherer in (latencies, requests, flushes, run_queue, places, file_reads, collapses, moves, operations):
                 gatherer.add(batch)
             absences = pairs.add(batch)
             waits.add(absences)
@@ -179,6 +182,7 @@ def build_report(recording: Recording) -> Report:
         table = load_path(report.places.by_region, report.by_phase, phases, file_reads, traced)
         report = replace(report, load_path=table, load_requests=file_reads.requests())
     report = replace(report, tlb_reach=tlb_reach(recording, report.places.pages if report.places else None))
+    report = replace(report, numa=numa(recording, phases, report.places.nodes if report.places else None, moves))
     return replace(report, findings=find(report))
 
 

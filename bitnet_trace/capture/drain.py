@@ -137,6 +137,7 @@ class Drain:
         self._step_tasks()
         self._writer.areas(self._spaces.take_area_rows())
         self._writer.residency(self._residency.take())
+        self._writer.numa(self._residency.take_nodes())
         self._step_taskstats()
         self._step_samples()
         if self._programs.counting or self._programs.counters:

@@ -212,8 +212,15 @@ def _folio_sizes(frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 class ResidencyLog:
     """Looks at processes at the moments that matter, and keeps what it saw until it is taken."""
 
-    def __init__(self, detailed: bool, look: Callable[[int, str, bool], list[Row]] = resident_rows) -> None:
-        """`detailed`: folio sizes too."""
+    def __init__(
+        self,
+        detailed: bool,
+        look: Callable[[int, str, bool], list[Row]] = resident_rows,
+        look_at_nodes: Callable[[int, str], list[Row]] | None = None,
+    ) -> None:
+        """`detailed`: folio sizes too; `look_at_nodes` where there are several NUMA nodes."""
+        self._look_at_nodes = look_at_nodes
+        self._node_rows: list[Row] = []
         self._detailed, self._look = detailed, look
         self._seen: set[tuple[int, str]] = set()
         self._rows: list[Row] = []
@@ -234,10 +241,16 @@ class ResidencyLog:
     def at(self, pid: int, moment: str) -> None:
         begin_ns = time.thread_time_ns()
         self._rows += self._look(pid, moment, self._detailed)
+        if self._look_at_nodes:
+            self._node_rows += self._look_at_nodes(pid, moment)
         asked = huge_pages_allowed(pid)
         if asked is not None:
             self.asked[pid] = asked
         self.cost_ns += time.thread_time_ns() - begin_ns
+
+    def take_nodes(self) -> list[Row]:
+        rows, self._node_rows = self._node_rows, []
+        return rows
 
     def take(self) -> list[Row]:
         rows, self._rows = self._rows, []

@@ -22,6 +22,7 @@ from bitnet_trace.capture import (
     footprint,
     identity,
     models,
+    numa,
     output,
     symbols,
     target,
@@ -220,7 +221,9 @@ class Run:
         from bitnet_trace.recording.writer import Writer
 
         self._spaces = AddressSpaces()
-        self._residency = ResidencyLog(self._options.page_sizes)
+        self._nodes = numa.nodes()
+        several = numa.node_rows if len(self._nodes) > 1 else None
+        self._residency = ResidencyLog(self._options.page_sizes, look_at_nodes=several)
         numbers = len(self._kernel_rows), self._options.functions, self._options.detail == "ops"
         self._placer = ProbePlacer(self._programs, self._parser, self._spaces, *numbers)
         at_end = (lambda pid: self._residency.at(pid, "end")) if self._options.page_sizes else None
@@ -281,6 +284,7 @@ class Run:
             "io_uring_opcodes": self._programs.io_uring_opcodes,
             "counters": self._counters.described if self._counters else [],
             "tlbs": cpuid.described(),
+            "numa": self._nodes,
             "scan_results": self._programs.scan_results,
         }
 

@@ -40,6 +40,7 @@ _TYPES: dict[str, type] = {
     "io_uring_overflows": int,
     "counters": list,
     "tlbs": list,
+    "numa": dict,
     "scan_results": list,
     "vmstat": dict,
     "complete": bool,

@@ -137,6 +137,11 @@ class Recording:
         return self._table("scheduling")
 
     @cached_property
+    def numa(self) -> pd.DataFrame:
+        """On which NUMA nodes memory was at some moments, the columns of schema.NUMA_SCHEMA."""
+        return self._table("numa")
+
+    @cached_property
     def perf(self) -> pd.DataFrame:
         """What perf's counters counted by thread and phase, the columns of schema.PERF_SCHEMA, as deltas."""
         return self._table("perf")

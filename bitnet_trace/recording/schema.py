@@ -14,7 +14,7 @@ LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (
     *("events", "counters", "phases", "threads", "maps", "areas", "residency", "tensors", "taskstats"),
-    *("samples", "stacks", "symbols", "windows", "calls", "scheduling", "perf", "graph_tensors"),
+    *("samples", "stacks", "symbols", "windows", "calls", "scheduling", "perf", "graph_tensors", "numa"),
 )
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
@@ -245,6 +245,19 @@ PERF_SCHEMA = pa.schema(
     ]
 )
 
+# On which NUMA node memory was at the moments of `residency`; only where there are several. As many bytes of an area as
+# are on a node stand one after the other from its begin: the kernel does not tell which.
+NUMA_SCHEMA = pa.schema(
+    [
+        ("pid", pa.uint32()),
+        ("ts_ns", pa.int64()),
+        ("moment", pa.string()),
+        ("begin", pa.uint64()),
+        ("end", pa.uint64()),
+        ("node", pa.uint32()),
+    ]
+)
+
 SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE, PERF_DTYPE = (
     np.dtype([(field.name, field.type.to_pandas_dtype()) for field in schema])
     for schema in (SAMPLE_SCHEMA, STACK_SCHEMA, PERF_SCHEMA)
@@ -268,6 +281,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "scheduling": SCHEDULING_SCHEMA,
     "perf": PERF_SCHEMA,
     "graph_tensors": GRAPH_TENSOR_SCHEMA,
+    "numa": NUMA_SCHEMA,
 }
 
 # Fields that may be null; a null anywhere else means that the file is damaged.
@@ -289,6 +303,7 @@ NULLABLE = {
     "scheduling": frozenset({"call", "error", "cpus", "policy", "priority", "nice"}),
     "perf": frozenset[str](),
     "graph_tensors": frozenset[str](),
+    "numa": frozenset[str](),
 }
 
 # Fields that are moments of CLOCK_MONOTONIC.
@@ -310,4 +325,5 @@ TIMES = {
     "scheduling": frozenset({"ts_ns"}),
     "perf": frozenset({"until_ns"}),
     "graph_tensors": frozenset({"ts_ns"}),
+    "numa": frozenset({"ts_ns"}),
 }

@@ -151,6 +151,10 @@ class Writer:
         """Appends what threads asked of the scheduler, and had: schema.SCHEDULING_SCHEMA, None for what was not set."""
         self._append_rows("scheduling", rows)
 
+    def numa(self, rows: Iterable[Row]) -> None:
+        """Appends on which NUMA nodes memory was: schema.NUMA_SCHEMA."""
+        self._append_rows("numa", rows)
+
     def perf(self, array: npt.NDArray[np.void]) -> None:
         """Appends what perf's counters counted since the last call: schema.PERF_DTYPE."""
         self._append_array("perf", array, PERF_DTYPE)

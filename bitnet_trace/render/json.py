@@ -9,6 +9,7 @@ import pandas as pd
 from bitnet_trace.analysis.barrier_tables import BarrierReport
 from bitnet_trace.analysis.fault_places import FaultPlaces
 from bitnet_trace.analysis.findings import Finding
+from bitnet_trace.analysis.numa import Numa
 from bitnet_trace.analysis.operations import OperationReport
 from bitnet_trace.analysis.perf_counters import PerfCounters
 from bitnet_trace.analysis.profile import Profile
@@ -23,6 +24,8 @@ from bitnet_trace.columns import (
     FUNCTIONS,
     INSTEAD,
     LOAD_PATH,
+    NUMA_PHASES,
+    NUMA_REGIONS,
     OPERATION_LAYERS,
     OPERATION_TENSORS,
     OPERATION_THREADS,
@@ -86,6 +89,7 @@ def to_dict(report: Report) -> dict[str, Any]:
         "counters": _counters(report.perf),
         "taskstats": {**report.taskstats_summary, "threads": records(report.taskstats, TASKSTATS)},
         "tlb": report.tlb,
+        "numa": _numa(report.numa),
         "tlb_reach": _tlb_reach(report.tlb_reach),
         "io": report.io,
         "functions": None if report.profile is None else records(report.profile.functions, FUNCTIONS),
@@ -128,6 +132,16 @@ def _pages(report: Report) -> dict[str, Any] | None:
         "collapses": records(report.collapses, COLLAPSES),
         "of_machine": report.recording.meta.get("vmstat"),
         **{key: host.get(key) for key in ("thp_enabled", "thp_defrag", "thp_shmem", "huge_pools")},
+    }
+
+
+def _numa(found: Numa | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "nodes": {str(node): sorted(cpus) for node, cpus in found.nodes.items()},
+        "regions": records(found.regions, NUMA_REGIONS),
+        "phases": records(found.phases, NUMA_PHASES),
     }
 
 

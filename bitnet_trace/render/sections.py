@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.render import barrier_grids, grids, operation_grids, perf_grids, place_grids, profile_grids
+from bitnet_trace.render import barrier_grids, grids, numa_grids, operation_grids, perf_grids, place_grids, profile_grids
 from bitnet_trace.render.grids import Grid
 
 
@@ -38,8 +38,9 @@ def sections(report: Report) -> list[Section]:
             "Where faults fell",
             *place_grids.grids(report.places, fault_around),
             place_grids.huge_pages(report),
-            perf_grids.tlb_reach(report.tlb_reach),
         ),
+        _section("tlb", "TLB reach", perf_grids.tlb_reach(report.tlb_reach)),
+        Section("numa", "NUMA", numa_grids.grids(report.numa), numa_grids.lines(report.numa)),
         Section("faults", "Page-fault latency", lines=[grids.fault_latency(report)]),
         Section(
             "health",
