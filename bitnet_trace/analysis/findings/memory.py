@@ -11,7 +11,7 @@ from bitnet_trace.render.format import duration, size
 if TYPE_CHECKING:
     from bitnet_trace.analysis.report import Report
 
-# Share of decode's CPU time in page faults; a model that was brought in before and a used KV cache need next to none.
+# Share of the computing threads' time in page faults: a model brought in before and a used KV cache need next to none.
 FAULTS_PCT = 5.0
 FAULTS_LEAST_NS = 10_000_000
 # Each waits for a disk: a few are code that runs for the first time.
@@ -29,22 +29,24 @@ _DELAYS = {"swapin": "pages from swap", "freepages": "memory to be freed", "thra
 
 
 def faults_in_decode(report: "Report") -> Finding | None:
-    """Page faults take a share of decode's CPU time."""
+    """Page faults take a share of the computing threads' time in decode."""
     decode = _phase(report, "decode")
     if decode is None or pd.isna(decode["fault_ns"]) or pd.isna(decode["cpu_user_ns"]):
         return None
     cpu_ns = int(decode["cpu_user_ns"]) + int(decode["cpu_system_ns"])
-    pct = 100 * int(decode["fault_ns"]) / max(cpu_ns, 1)
+    # threads that wait within faults are not on a CPU
+    threads_ns = sum(one.dur_ns * len(one.tids) for one in report.computing if one.name == "decode")
+    pct = 100 * int(decode["fault_ns"]) / max(cpu_ns, threads_ns, 1)
     if pct < FAULTS_PCT or decode["fault_ns"] < FAULTS_LEAST_NS:
         return None
     n = int(decode["faults_minor"]) + int(decode["faults_major"])
     return Finding(
         rule="faults_in_decode",
         severity=severity_of(pct),
-        title=f"page faults take {pct:.0f} % of decode's CPU time: {plural(n, 'fault')}",
+        title=f"page faults take {pct:.0f} % of the time in decode: {plural(n, 'fault')}",
         figure=pct,
         threshold=FAULTS_PCT,
-        unit="% of the CPU time of decode",
+        unit="% of the computing threads' time in decode",
         phase="decode",
         evidence=tuple(_regions(report, "fault_ns")),
         advice="bring memory in before decoding: --mlock, no --no-mmap; huge pages for the KV cache "
@@ -114,7 +116,7 @@ def cold_cache(report: "Report") -> Finding | None:
         return None
     models = report.places.by_region[report.places.by_region["region"] == MODEL]
     model_bytes = int(models[["populated_bytes", "read_bytes", "bytes"]].sum().sum())
-    from_disk = report.taskstats["read_bytes"].sum(min_count=1) if "read_bytes" in report.taskstats else pd.NA
+    from_disk = _from_disk(report)
     if not model_bytes or pd.isna(from_disk):
         return None
     pct = 100 * min(int(from_disk), model_bytes) / model_bytes
@@ -132,6 +134,13 @@ def cold_cache(report: "Report") -> Finding | None:
         evidence=(f"{size(model_bytes)} of the model were brought in",),
         advice="a second run has a warm cache; which way of loading is the fastest: bitnet-trace loadlab MODEL",
     )
+
+
+def _from_disk(report: "Report") -> Any:
+    """Bytes of the model that the page cache lacked while it was loaded; else all that the run read from disks."""
+    if report.load_path is not None and len(report.load_path) and report.load_path["missed_bytes"].notna().all():
+        return report.load_path["missed_bytes"].sum() + report.load_path["direct_read_bytes"].sum()
+    return report.taskstats["read_bytes"].sum(min_count=1) if "read_bytes" in report.taskstats else pd.NA
 
 
 def memory_pressure(report: "Report") -> Finding | None:
