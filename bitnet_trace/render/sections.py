@@ -3,7 +3,15 @@
 from dataclasses import dataclass, field
 
 from bitnet_trace.analysis.report import Report
-from bitnet_trace.render import barrier_grids, grids, numa_grids, operation_grids, perf_grids, place_grids, profile_grids
+from bitnet_trace.render import (
+    barrier_grids,
+    grids,
+    numa_grids,
+    operation_grids,
+    perf_grids,
+    place_grids,
+    profile_grids,
+)
 from bitnet_trace.render.grids import Grid
 
 
