@@ -45,7 +45,8 @@ def test_equal_to_what_is_counted_by_tracepoints(counted):
     assert found["page-faults"] == found["minor-faults"] + found["major-faults"]
     # counting begins within the first execve: what that faults on before is no fault of the program's
     assert 0 <= total["faults_minor"] + total["faults_major"] - found["page-faults"] < 20
-    assert total["migrations"] == found["cpu-migrations"]
+    # perf counts a thread that was moved when it runs again: moved twice meanwhile, once
+    assert 0 <= total["migrations"] - found["cpu-migrations"] <= 10
     # before that, and when it gives back its memory, it is on the CPU and perf's clock is not
     assert 0 <= total["cpu_ns"] - found["task-clock"] < 10_000_000
     assert found["sched:sched_process_exit"] <= 4
@@ -79,8 +80,9 @@ def test_like_perf_stat(program, trace, tmp_path):
     found = sums(traced)
     stops = traced.recording.meta["cost"]["ptrace_stops"]
     assert found["page-faults"] == pytest.approx(truth["page-faults"], abs=30)
-    assert found["cpu-migrations"] == pytest.approx(truth["cpu-migrations"], abs=5)
-    assert found["context-switches"] == pytest.approx(truth["context-switches"], abs=20 + 2 * stops)
+    assert found["cpu-migrations"] == pytest.approx(truth["cpu-migrations"], abs=10)
+    # preempted by others more or less often
+    assert found["context-switches"] == pytest.approx(truth["context-switches"], abs=60 + 2 * stops)
 
 
 def test_with_counts_only(program, trace):
