@@ -146,7 +146,7 @@ class Recording:
         """What perf's counters counted by thread and phase, the columns of schema.PERF_SCHEMA, as deltas."""
         return self._table("perf")
 
-    @property
+    @cached_property
     def graph_tensors(self) -> pd.DataFrame:
         """What tensors of the engine's graph are called, the columns of schema.GRAPH_TENSOR_SCHEMA."""
         return self._table("graph_tensors")

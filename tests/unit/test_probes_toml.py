@@ -22,7 +22,7 @@ def test_shipped_files_cover_every_role_that_a_probe_can_have() -> None:
     sets = load_probe_sets()
     assert {one.engine for one in sets} == {"bitnet", "tmac", "ik_llama", "llama.cpp", None}
     roles = {probes.role for one in sets for probes in one.probes}
-    assert roles == {role.name.lower() for role in Role} - {"startup", "gap", "idle", "function"}
+    assert roles == {role.name.lower() for role in Role} - {"startup", "gap", "idle", "attached", "function"}
 
 
 def test_forks_are_tried_before_what_they_were_forked_from() -> None:
