@@ -42,6 +42,26 @@ static __always_inline void tell_tensor(struct window_caller *caller, u64 tensor
 	tensor_names.update(&key, &name); /* a name that is not kept is told again */
 }
 
+/* A register by its place in struct pt_regs: of an inlined copy it may be any, and not only those of arguments. */
+static __always_inline u64 any_register(struct pt_regs *regs, u32 number)
+{
+	volatile u64 r15 = regs->r15, r14 = regs->r14, r13 = regs->r13, r12 = regs->r12, bp = regs->bp, bx = regs->bx,
+		     r11 = regs->r11, r10 = regs->r10, ax = regs->ax;
+
+	switch (number) {
+	case 0: return r15;
+	case 1: return r14;
+	case 2: return r13;
+	case 3: return r12;
+	case 4: return bp;
+	case 5: return bx;
+	case 6: return r11;
+	case 7: return r10;
+	case 10: return ax;
+	default: return register_value(regs, number);
+	}
+}
+
 int enter_operation(struct pt_regs *regs)
 {
 	struct window_caller caller;
@@ -53,9 +73,11 @@ int enter_operation(struct pt_regs *regs)
 	if (!in_window(regs, &caller))
 		return 0;
 	layout = tensor_layout.lookup(&zero);
-	tensor = window_argument(regs, caller.probe);
-	if (!layout || !tensor)
-		return 0; /* never: it is an array, and an operation has a tensor */
+	tensor = any_register(regs, caller.probe->argument_register);
+	if (!layout || !tensor) {
+		lose_event(KIND_OPERATION); /* never: it is an array, and an operation has a tensor */
+		return 0;
+	}
 	now = bpf_ktime_get_ns();
 	if (read_user_memory(&operation, sizeof(operation), (void *)(tensor + layout->operation)))
 		operation = UNKNOWN_OPERATION;

@@ -1,6 +1,7 @@
 """Debug information of a file: its own, or in a separate file by build id or link, as gdb looks for it.
 
-The library `symbolic` reads DWARF of 170 MB in two seconds; what Python has would need minutes.
+The library `symbolic` reads all of a file's DWARF: a library of 89 MB (34 MB of .debug_info) took 2.2 s of CPU time and
+215 MB of memory, and it grows with the size. What Python has would need minutes.
 """
 
 import zlib

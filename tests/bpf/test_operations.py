@@ -19,7 +19,9 @@ PLENTY = ["--overhead-budget", "100", "--as-root"]
 
 
 @pytest.mark.parametrize(
-    ("flags", "layout"), [(["-DODD"], "debug information"), (["-g0"], "version")], ids=["debug-information", "version"]
+    ("flags", "layout"),
+    [(["-DODD"], "debug information"), (["-g0"], "version"), (["-DINLINED"], "debug information")],
+    ids=["debug-information", "version", "inlined"],
 )
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < THREADS, reason="threads that spin need a CPU each")
 def test_times_are_those_that_the_program_knows(trace, program, tmp_path, flags, layout):

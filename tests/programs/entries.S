@@ -81,4 +81,24 @@ function marked			# endbr64 itself is single-stepped
 	ret
 done marked
 
+function early_return		# what comes after the push cannot lead before it, wherever it leads
+	mov eax, dword ptr [rsi + 80]
+	test eax, eax
+	jne 1f
+	ret
+1:	push rbx
+	pop rbx
+	jmp rax
+done early_return
+
+function jump_before_frame	# but this may
+	mov eax, edi
+	test eax, eax
+	jne 1f
+	jmp rsi
+1:	push rbx
+	pop rbx
+	ret
+done jump_before_frame
+
 	.section .note.GNU-stack, "", @progbits

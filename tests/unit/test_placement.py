@@ -40,6 +40,8 @@ def placed(path: Path, name: str, **options) -> Placement | str:
         ("only_locked", "ret", "single-step", 0),
         ("table_behind_entry", "mov", "single-step", 0),
         ("marked", "push", "emulated", 0),
+        ("early_return", "jne", "emulated", 0),
+        ("jump_before_frame", "mov", "single-step", 0),
     ],
 )
 def test_the_cheapest_that_runs_once(entries, name, instruction, cost, pushed):
@@ -92,6 +94,21 @@ def test_copies_of_by_debug_information(tmp_path, options):
             found = cheapest_in_copy(elf, function, (), copy)
             assert isinstance(found, str) or found.address in instruction_addresses(library)
         assert copies_of(file, "nobody") == "debug information knows of no inlined copy"
+
+
+def test_in_which_register_a_parameter_of_a_copy_lies(tmp_path):
+    text = """
+static inline __attribute__((always_inline)) int head(const int *tensor) { return *tensor ? tensor[1] + tensor[2] : 0; }
+int first(int other, const int *p) { return other + head(p); }
+"""
+    source, library = tmp_path / "inlined.c", tmp_path / "inlined.so"
+    source.write_text(text)
+    subprocess.run(["gcc", "-g", "-O2", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    with open(library, "rb") as file:
+        (copy,) = copies_of(file, "head", "tensor")
+        assert copy.register_at(copy.ranges[0][0]) == "si"
+        assert copy.register_at(1 << 40) is None
+        assert copies_of(file, "head")[0].registers == ()
 
 
 def test_without_debug_information(entries):
