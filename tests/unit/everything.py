@@ -48,6 +48,18 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
     )
     huge = {"page_bytes": 2 << 20, "file": False, "begin": 1 << 24, "end": 1 << 25, "moment": "end"}
     writer.residency([{**resident, **huge, "ts_ns": phases[-1]["end_ns"]}])
+    writer.numa(
+        {
+            "pid": PID,
+            "ts_ns": phases[-1]["end_ns"],
+            "moment": "end",
+            "begin": MODEL_AT + (node << 20),
+            "end": MODEL_AT + (node + 1 << 20),
+            "node": node,
+        }
+        for node in range(2)
+    )
+    writer.graph_tensors([{"ts_ns": START_NS + 1, "pid": PID, "address": 1 << 24, "name": f"{name}-3"}])
     tensor = {**file, "type": 36, "type_name": "I2_S", "elements": 4096 * 64, "rows": 64, "size_bytes": 1 << 20}
     writer.tensors(
         {**tensor, "name": tensor_name, "offset": number << 20}
