@@ -97,6 +97,7 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
     writer.perf(np.array(edges, PERF_DTYPE))
     counter = {"name": name, "unit": None, "scale": 1.0, "reason": None}
     windows = {"budget_pct": 2.0, "spent_ns": 4000 * hits, "reason": None, "functions": {}}
+    writer.update_meta(numa={"0": [0], "1": [1]})
     writer.update_meta(counters=[counter, {**counter, "name": "cycles", "reason": name}], windows=windows)
     waits = [(row["begin_ns"] + 5 * MS, PERIOD_NS // 4, 9, PID + 1, PID, row["id"], 0, FUTEX) for row in decodes]
     frames = [(9, level, PID, 2000 + level) for level in range(2)]
