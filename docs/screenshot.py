@@ -1,8 +1,9 @@
 """Pictures of a report, as a terminal and as a browser show it: `python docs/screenshot.py RECORDING FOLDER`.
 
-Makes report.svg, and with Chromium report-desktop.png, report-dark.png and report-phone.png.
+Makes report.svg and top.svg, and with Chromium report-desktop.png, report-dark.png and report-phone.png.
 """
 
+import asyncio
 import io
 import re
 import shutil
@@ -15,6 +16,9 @@ from rich.console import Console
 from rich.text import Text
 
 import bitnet_trace
+from bitnet_trace.live.replay import Replay
+from bitnet_trace.live.replay_app import ReplayApp
+from bitnet_trace.recording.reader import open_recording
 from bitnet_trace.render import html, text
 
 WIDTH, LINES = 84, 52
@@ -26,6 +30,20 @@ PAGES = {
 }
 
 
+async def live_view(recording: str) -> str:
+    """The screen of `bitnet-trace top RECORDING` at nine tenths of its length, as SVG."""
+    opened = open_recording(recording)
+    opened.meta["command"] = [Path(word).name for word in opened.meta["command"]]  # whose machine it was is no matter
+    app = ReplayApp(Replay(opened), interval_s=1.0)
+    app.paused = True
+    async with app.run_test(size=(110, 26)) as pilot:
+        app.at_ns = 0
+        app.move(0.85 * app.recording.length_ns / 1e9)
+        app.move(0.05 * app.recording.length_ns / 1e9)
+        await pilot.pause()
+        return app.export_screenshot(title="bitnet-trace top")
+
+
 def main(recording: str, folder: str) -> None:
     report = bitnet_trace.open(recording)
     shown = text.render(report, WIDTH, color=True).splitlines()[:LINES]
@@ -35,6 +53,8 @@ def main(recording: str, folder: str) -> None:
     # the fonts that rich refers to lie on the net; a terminal's own will do
     svg = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="bitnet-trace"), flags=re.DOTALL)
     (Path(folder) / "report.svg").write_text(svg)
+    top = asyncio.run(live_view(recording))
+    (Path(folder) / "top.svg").write_text(re.sub(r"@font-face \{.*?\}", "", top, flags=re.DOTALL))
     chromium = shutil.which("chromium")
     if chromium is None:
         sys.exit("no Chromium for pictures of the HTML report: make browser")

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bitnet_trace.capture import footprint
 from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.symbols import symbol_rows
@@ -63,6 +64,7 @@ class View:
             addresses[pid].add(address)
         if addresses:
             self.fold.take("symbols", list(symbol_rows(addresses, spaces, parser, patient=False)))
+            footprint.give_back()  # the kernel's symbol table was read
 
     def take_write(self) -> bool:
         """Whether the user wants the flight recorder's recording now."""

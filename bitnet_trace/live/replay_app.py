@@ -11,7 +11,7 @@ class ReplayApp(LiveApp):
 
     def __init__(self, recording: Replay, interval_s: float) -> None:
         super().__init__()
-        self._recording, self._interval_s = recording, interval_s
+        self.recording, self._interval_s = recording, interval_s
         self.speed = 1.0
         self.at_ns = recording.first_ns
 
@@ -22,21 +22,21 @@ class ReplayApp(LiveApp):
         self.set_interval(self._interval_s, self._turn)
 
     def _turn(self) -> None:
-        if not self.paused and self.at_ns < self._recording.length_ns:
+        if not self.paused and self.at_ns < self.recording.length_ns:
             self.move(self._interval_s * self.speed)
 
     def move(self, seconds: float) -> None:
         """So far forward, or back."""
-        self.at_ns = min(max(self.at_ns + round(seconds * 1e9), 0), self._recording.length_ns)
-        self.frame = self._recording.advance(self.at_ns)
+        self.at_ns = min(max(self.at_ns + round(seconds * 1e9), 0), self.recording.length_ns)
+        self.frame = self.recording.advance(self.at_ns)
         self.draw()
 
     def _say(self) -> None:
-        self.note = f"×{self.speed:g} of {self._recording.length_ns / 1e9:.1f} s"
+        self.note = f"×{self.speed:g} of {self.recording.length_ns / 1e9:.1f} s"
 
     def action_pause(self) -> None:
-        if self.at_ns >= self._recording.length_ns and not self.paused:
-            self.at_ns = self._recording.first_ns  # once more
+        if self.at_ns >= self.recording.length_ns and not self.paused:
+            self.at_ns = self.recording.first_ns  # once more
             return
         super().action_pause()
 

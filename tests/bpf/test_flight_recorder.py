@@ -43,7 +43,7 @@ def test_a_thread_that_was_stopped(decoding, tmp_path):
     tracer = subprocess.Popen([*TOOL, "attach", "-p", str(decoding.pid), *options], stderr=subprocess.PIPE, text=True)
     try:
         assert "tracing" in tracer.stderr.readline()
-        time.sleep(3)
+        time.sleep(2)
         assert not path.exists()
         decoding.send_signal(signal.SIGSTOP)
         time.sleep(STOPPED_S)

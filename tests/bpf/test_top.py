@@ -101,17 +101,6 @@ def terminal():
         os.close(one.descriptor)
 
 
-def test_leaving_ends_what_it_started(terminal, program):
-    path = program("attended.c")
-    one = terminal("top", "-d", "0.3", "--", "/bin/sh", "-c", FOREVER.format(path))
-    one.wait_for(rb"decode")
-    one.press("3")
-    one.press("q")
-    assert one.end() == 128 + signal.SIGTERM
-    assert one.is_restored()
-    assert not subprocess.run(["pgrep", "-f", str(path)], capture_output=True, check=False).stdout
-
-
 def test_its_end_is_said_and_the_screen_stays(terminal, program):
     one = terminal("top", "-d", "0.3", "--", "/bin/sh", "-c", WORK.format(program("attended.c")) + "; exit 7")
     one.wait_for(rb"exit code 7")
@@ -122,11 +111,14 @@ def test_its_end_is_said_and_the_screen_stays(terminal, program):
 
 
 def test_a_screen_that_is_killed(terminal, program):
-    one = terminal("top", "-d", "0.3", "--", "/bin/sh", "-c", FOREVER.format(program("attended.c")))
+    """Is one that was left: what was started for it is ended."""
+    path = program("attended.c")
+    one = terminal("top", "-d", "0.3", "--", "/bin/sh", "-c", FOREVER.format(path))
     one.wait_for(rb"decode")
     os.kill(one.screen(), signal.SIGKILL)
     assert one.end() == 128 + signal.SIGTERM
     assert one.is_restored()
+    assert not subprocess.run(["pgrep", "-f", str(path)], capture_output=True, check=False).stdout
 
 
 def test_a_process_that_runs_goes_on(terminal, program):
