@@ -56,7 +56,7 @@ class Running:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        self._worker = os.fork()
+        self._worker = fork()
         if self._worker == 0:
             for descriptor in (self._answer, self._number, *not_for_it):
                 os.close(descriptor)
@@ -175,11 +175,24 @@ def environment_of(options: Options) -> dict[str, str]:
     return identity.target_environment(os.environ, user, identity.caller(user), options.environment)
 
 
+def fork() -> int:
+    """os.fork in which no handler of a signal can raise: Python drops what is raised there. The child begins with the
+    signals' defaults, and ignores what its caller ignored."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            for one in _FORWARDED:
+                if signal.getsignal(one) is not signal.SIG_IGN:
+                    signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(work: Callable[[int], dict[str, Any]], answer: int, number: int, parent: int) -> NoReturn:
     """No exception may leave it: a second copy of the caller would go on."""
     try:
-        for one in _FORWARDED:
-            signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
         # told to go on with the program's end when the caller is killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
         if os.getppid() != parent:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -30,6 +30,10 @@ Examples:
   sudo bitnet-trace experiment my.toml -o results --resume
   sudo bitnet-trace experiment engines --binary bitnet=./a/llama-cli --binary tmac=./b/llama-cli -- llama-cli -m m.gguf
 """
+
+
+# the signal that has come
+_asked_to_end: list[int] = []
 
 
 class _Ended(KeyboardInterrupt):
@@ -259,10 +263,10 @@ def _tell_restored(restored: list[tuple[str, str, str]]) -> None:
 def _signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end an experiment as Ctrl-C does: what was changed is set back."""
 
-    def end(number: int, _frame: FrameType | None) -> NoReturn:
-        for one in before:
-            signal.signal(one, signal.SIG_IGN)  # a second one would break into the setting back
-        raise _Ended(number)
+    def end(number: int, _frame: FrameType | None) -> None:
+        if not _asked_to_end:  # a second one would break into the setting back
+            _asked_to_end.append(number)
+            raise _Ended(number)
 
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = {one: signal.getsignal(one) for one in numbers if signal.getsignal(one) is not signal.SIG_IGN}
@@ -276,6 +280,8 @@ def _signals() -> Iterator[None]:
 
 
 def _progress(n_done: int, n_all: int, left_s: float, now: str) -> None:
+    if _asked_to_end:  # and what the handler raised was lost: it came within a finaliser
+        raise _Ended(_asked_to_end[0])
     if sys.stderr.isatty():
         line = f"{n_done} of {n_all} runs, {_time(left_s)} left: {now}"
         click.echo(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}", err=True, nl=False)

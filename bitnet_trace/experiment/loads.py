@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from bitnet_trace.capture import helper
 from bitnet_trace.capture.identity import Identity
-from bitnet_trace.driver import PR_SET_PDEATHSIG
+from bitnet_trace.driver import PR_SET_PDEATHSIG, fork
 from bitnet_trace.errors import TraceError
 
 _PR_SET_NAME = 15
@@ -40,7 +40,7 @@ def _start(kind: str, cpu: int, user: Identity | None) -> int:
     """Returns when it is at work."""
     ready, at_work = os.pipe()
     parent = os.getpid()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         os.close(ready)
         _serve(kind, cpu, user, parent, at_work)
@@ -64,8 +64,7 @@ def _start(kind: str, cpu: int, user: Identity | None) -> int:
 
 def _serve(kind: str, cpu: int, user: Identity | None, parent: int, at_work: int) -> NoReturn:
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         helper.keep_only(at_work)
         os.sched_setaffinity(0, {cpu})
         if user is not None:

@@ -81,7 +81,7 @@ def test_a_run_that_is_not_as_asked_does_not_count(tmp_path):
     spec = tmp_path / "lab.toml"
     spec.write_text(
         f"command = {json.dumps([sys.executable, '-I', '-c', code])}\n[factors]\nnice = [2, 9]\n"
-        "[measure]\nwarm_up = 0\nrepeats = 2\ntraced = 1\n"
+        "[measure]\nwarm_up = 0\nrepeats = 2\ntraced = 0\n"
     )
     ended(start(tmp_path, spec))
     runs = pd.read_parquet(tmp_path / "out/results.parquet")
@@ -115,7 +115,7 @@ def test_settings_and_loads_do_not_outlive_the_experiment(tmp_path, how):
     before = THP.read_text()
     other = "never" if chosen(before) != "never" else "madvise"
     factors = f'thp_system = ["{other}"]\nload = ["cpu-hog"]'
-    process = start(tmp_path, spec_file(tmp_path, factors, seconds=20), "--allow-system-changes")
+    process = start(tmp_path, spec_file(tmp_path, factors, seconds=30), "--allow-system-changes")
     deadline = time.monotonic() + 60
     while not (chosen(THP.read_text()) == other and processes("cpu-hog")) and time.monotonic() < deadline:
         time.sleep(0.05)
