@@ -16,18 +16,20 @@ MODEL_AT, MODEL_BYTES = 1 << 46, 64 << 20
 DEVICE, INODE = 8 << 20, 77
 START_NS = 1000 * MS
 BARRIERS_A_CALL = 8
+TENSOR_AT = 1 << 44
 FUTEX = 202 + 1
 
 
 def write_everything(path: Path, name: str = "llama-worker") -> Path:
-    """write_busy, and where memory lay and in which pages, tensors, taskstats, windows with barriers and with counted
-    calls, what threads asked of the scheduler, and stacks of waits. `name` is that of files and tensors too."""
+    """write_busy, and where memory lay and in which pages, tensors, taskstats, windows with barriers, operations and
+    counted calls, what threads asked of the scheduler, and stacks of waits. `name` is that of files and tensors too."""
     return write_busy(path, name, more=partial(_more, name=name))
 
 
 def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
     decodes = [row for row in phases if row["role"] == "decode"]
-    writer.events(_barriers(decodes))
+    writer.events(_barriers(decodes[:2]))
+    writer.events(_operations(decodes[3]))
     file = {"device": DEVICE, "inode": INODE, "path": f"/{name}.gguf"}
     area = {"pid": PID, "ts_ns": START_NS + 1, "moment": "held", "offset": 0, "device": 0, "inode": 0, "protection": 3}
     code = {"device": 1, "inode": 2, "protection": int(MemoryDetail.READ | MemoryDetail.EXEC)}
@@ -59,7 +61,6 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
         }
         for node in range(2)
     )
-    writer.graph_tensors([{"ts_ns": START_NS + 1, "pid": PID, "address": 1 << 24, "name": f"{name}-3"}])
     tensor = {**file, "type": 36, "type_name": "I2_S", "elements": 4096 * 64, "rows": 64, "size_bytes": 1 << 20}
     writer.tensors(
         {**tensor, "name": tensor_name, "offset": number << 20}
@@ -67,7 +68,7 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
     )
     spans = [(row["begin_ns"] - 10, row["end_ns"] + 10) for row in decodes]
     hits = BARRIERS_A_CALL * N_THREADS
-    kinds = ("barriers", "barriers", f"function:{name}")
+    kinds = ("barriers", "barriers", f"function:{name}", "operations")
     writer.windows(
         {"what": what, "begin_ns": begin, "end_ns": end, "hits": hits, "cost_ns": 2000 * hits}
         for what, (begin, end) in zip(kinds, spans, strict=False)
@@ -95,19 +96,38 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
     )
     edges = [(PID, row["id"], 0, 1_000_000, 9 * MS, 9 * MS, row["end_ns"]) for row in decodes]
     writer.perf(np.array(edges, PERF_DTYPE))
+    writer.graph_tensors(
+        {"ts_ns": START_NS, "pid": PID, "address": TENSOR_AT + number, "name": f"{name}-{number}"}
+        for number in range(2)
+    )
     counter = {"name": name, "unit": None, "scale": 1.0, "reason": None}
     windows = {"budget_pct": 2.0, "spent_ns": 4000 * hits, "reason": None, "functions": {}}
     writer.update_meta(numa={"0": [0], "1": [1]})
-    writer.update_meta(counters=[counter, {**counter, "name": "cycles", "reason": name}], windows=windows)
+    windows["operations"] = {"names": {str(PID): ["NONE", "MUL_MAT", name]}, "layout": "version", "reason": None}
+    writer.update_meta(
+        options={"detail": "ops"}, counters=[counter, {**counter, "name": "cycles", "reason": name}], windows=windows
+    )
     waits = [(row["begin_ns"] + 5 * MS, PERIOD_NS // 4, 9, PID + 1, PID, row["id"], 0, FUTEX) for row in decodes]
     frames = [(9, level, PID, 2000 + level) for level in range(2)]
     writer.samples(np.array(waits, SAMPLE_ROW_DTYPE), np.array(frames, STACK_ROW_DTYPE))
 
 
-def _barriers(decodes: list[dict[str, Any]]) -> np.ndarray:
-    """In the first two calls: each thread enters in turn, the last one late."""
+def _operations(row: dict[str, Any]) -> np.ndarray:
+    """Of one call: each thread computes two nodes of the graph."""
+    rows = [
+        event(
+            Kind.OPERATION, row["begin_ns"] + (2 * node + 1) * MS, row["id"], PID + thread, 1 + node, TENSOR_AT + node
+        )
+        for node in range(2)
+        for thread in range(N_THREADS)
+    ]
+    return events(*rows)
+
+
+def _barriers(calls: list[dict[str, Any]]) -> np.ndarray:
+    """Each thread enters in turn, the last one late."""
     rows = []
-    for row in decodes[:2]:
+    for row in calls:
         for number in range(BARRIERS_A_CALL):
             at_ns = row["begin_ns"] + (number + 1) * MS // 2
             for thread in range(N_THREADS):
