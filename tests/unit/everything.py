@@ -85,7 +85,18 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
     writer.perf(np.array(edges, PERF_DTYPE))
     counter = {"name": name, "unit": None, "scale": 1.0, "reason": None}
     windows = {"budget_pct": 2.0, "spent_ns": 4000 * hits, "reason": None, "functions": {}}
-    writer.update_meta(counters=[counter, {**counter, "name": "cycles", "reason": name}], windows=windows)
+    counters = [counter, {**counter, "name": "cycles", "reason": name}]
+    writer.update_meta(counters=counters, windows=windows, numa={"0": [0], "1": [1]})
+    on_node = {
+        "pid": PID,
+        "ts_ns": phases[-1]["end_ns"],
+        "moment": "end",
+        "begin": MODEL_AT,
+        "end": MODEL_AT + (1 << 20),
+    }
+    writer.numa(
+        [{**on_node, "node": 0}, {**on_node, "node": 1, "begin": MODEL_AT + (1 << 20), "end": MODEL_AT + (4 << 20)}]
+    )
     waits = [(row["begin_ns"] + 5 * MS, PERIOD_NS // 4, 9, PID + 1, PID, row["id"], 0, FUTEX) for row in decodes]
     frames = [(9, level, PID, 2000 + level) for level in range(2)]
     writer.samples(np.array(waits, SAMPLE_ROW_DTYPE), np.array(frames, STACK_ROW_DTYPE))
