@@ -166,11 +166,11 @@ class Meter:
         """The target has ended: what comes now costs it nothing."""
         self._cpu_end_ns, self._wall_s = time.process_time_ns(), time.monotonic() - self._begin_s
 
-    def always_on_ns(self) -> int:
-        """All but what windows were charged with, in ns of CPU time."""
+    def always_on_ns(self, target_cpu_ns: int) -> int:
+        """All but what windows were charged with, in ns of CPU time; the target has used `target_cpu_ns` so far."""
         hits = self._programs.probe_hits(len(self._probes))
         rows = [{**row, "hits": n} for row, n in zip(self._probes, hits, strict=False)]
-        return self._in_kernel()["kernel_ns"] + self._tracer_cpu_ns() + self._trap_ns(rows)
+        return self._in_kernel()["kernel_ns"] + self._competing_ns(target_cpu_ns) + self._trap_ns(rows)
 
     def parts(self) -> dict[str, Any]:
         """For meta["cost"]: what is known while the target runs."""
@@ -181,15 +181,12 @@ class Meter:
             "tracer_cpu_ns": self._tracer_cpu_ns(),
         }
 
-    def estimate(self, target_cpu_ns: int, cpus: int, windows_ns: int) -> dict[str, Any]:
+    def estimate(self, target_cpu_ns: int, windows_ns: int) -> dict[str, Any]:
         """For meta["cost"], when the target has ended: the sum as a share of what the target used, in percent.
 
-        The tracer's own CPU time competes only as far as the target leaves no CPU free, which the share of the machine
-        that it used stands for. `windows_ns`: what windows were charged with.
+        `windows_ns`: what windows were charged with.
         """
-        wall_ns = (self._wall_s or 0.0) * 1e9
-        busy_share = min(target_cpu_ns / (wall_ns * cpus), 1.0) if wall_ns and cpus else 1.0
-        competing_ns = int(self._tracer_cpu_ns() * busy_share)
+        competing_ns = self._competing_ns(target_cpu_ns)
         traps_ns = self._trap_ns(self._probes)
         total_ns = self._in_kernel()["kernel_ns"] + traps_ns + competing_ns + windows_ns
         return {
@@ -212,6 +209,12 @@ class Meter:
         clean_ns = max(known["bpf_ns"] - known["bpf_runs"] * self._around_ns[CLOCK], 0)
         known["kernel_ns"] = round(clean_ns + known["calls"] * self._around_ns[CALL])
         return known
+
+    def _competing_ns(self, target_cpu_ns: int) -> int:
+        """Of the tracer's own CPU time what the target had to wait for: it competes only as far as the target leaves no
+        CPU free, which the share of the machine that the target used stands for."""
+        machine_ns = self._elapsed_s() * 1e9 * len(os.sched_getaffinity(0))
+        return int(self._tracer_cpu_ns() * min(target_cpu_ns / machine_ns, 1.0)) if machine_ns else 0
 
     def _elapsed_s(self) -> float:
         return self._wall_s if self._wall_s is not None else time.monotonic() - self._begin_s

@@ -17,10 +17,10 @@ _UNBOUNDED_PCT, _PLENTY_NS = 100.0, 1 << 62
 class Governor:
     """The account of one run. All times are CPU time, of all CPUs together.
 
-    `always_on_ns`: what tracing has cost so far without any window, an estimate.
+    `always_on_ns`: what tracing has cost so far without any window, an estimate, from the CPU time that the target used.
     """
 
-    def __init__(self, budget_pct: float, always_on_ns: Callable[[], int]) -> None:
+    def __init__(self, budget_pct: float, always_on_ns: Callable[[int], int]) -> None:
         self.budget_pct = budget_pct
         self.spent_ns: dict[str, int] = {}  # by what windows are for
         self.share_left_pct: float | None = None
@@ -43,7 +43,7 @@ class Governor:
             return _PLENTY_NS
         used_ns = process_cpu_ns(pid)
         computed_ns = used_ns - self._since_ns.setdefault(pid, used_ns)
-        spent_ns = self._always_on_ns()
+        spent_ns = self._always_on_ns(used_ns)
         if self._always_on_before_ns is None:
             self._always_on_before_ns = spent_ns
         always_on = max(spent_ns - self._always_on_before_ns, 0) / computed_ns if computed_ns > 0 else 0.0

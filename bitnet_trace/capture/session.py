@@ -359,8 +359,8 @@ class Run:
         if self._view and not self._view.is_enough and time.monotonic() >= self._view.next_s - _EARLY_S:
             self._view.name_functions(self._spaces, self._parser)
             status = "stopped" if self._is_stopped() else "running"
-            cost = self._meter.always_on_ns(), self._view.fold.cpu_ns()
-            overhead_pct = 100 * cost[0] / cost[1] if cost[1] else None
+            used_ns = self._view.fold.cpu_ns()
+            overhead_pct = 100 * self._meter.always_on_ns(used_ns) / used_ns if used_ns else None
             self._show_now(status=status, ended=False, overhead_pct=overhead_pct)
 
     def _show_now(self, **more: Any) -> None:
@@ -563,9 +563,8 @@ class Run:
         }
         if self._target_cpu_ns is None:
             return parts
-        cpus = len(os.sched_getaffinity(0))
         windows_ns = sum(self._windows.governor.spent_ns.values())
-        return {**parts, **self._meter.estimate(self._target_cpu_ns, cpus, windows_ns)}
+        return {**parts, **self._meter.estimate(self._target_cpu_ns, windows_ns)}
 
 
 def _counters(names: Sequence[str]) -> Any:
