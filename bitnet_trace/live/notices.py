@@ -38,7 +38,7 @@ def notices(
     found: dict[str, Notice],
 ) -> list[Notice]:
     """All so far, the newest last: `found` keeps them from one moment to the next, each with its latest figure."""
-    for notice in (*_waiting(computed, cpus), *_faults(by_phase), *_slow(tokens)):
+    for notice in (*_waiting(computed, cpus), *_faults(by_phase, computed), *_slow(tokens)):
         found[notice.rule] = notice
     return list(found.values())
 
@@ -57,15 +57,17 @@ def _waiting(computed: Mapping[str, Computed], cpus: int) -> list[Notice]:
     return result
 
 
-def _faults(by_phase: list[dict[str, Any]]) -> list[Notice]:
+def _faults(by_phase: list[dict[str, Any]], computed: Mapping[str, Computed]) -> list[Notice]:
     result = []
     for row in by_phase:
         if row["phase"] != "decode":
             continue
         fault_ns, cpu_ns, major = (row.get(key) or 0 for key in ("fault_ns", "cpu_ns", "faults_major"))
-        pct = 100 * fault_ns / max(cpu_ns, 1)
+        # threads that wait within faults are not on a CPU
+        threads_ns = row["dur_ns"] * computed["decode"].n if "decode" in computed else 0
+        pct = 100 * fault_ns / max(cpu_ns, threads_ns, 1)
         if pct >= FAULTS_PCT and fault_ns >= FAULTS_LEAST_NS:
-            title = f"page faults take {pct:.0f} % of decode's CPU time"
+            title = f"page faults take {pct:.0f} % of the time in decode"
             result.append(Notice("faults_in_decode", severity_of(pct), title, "bring its memory in before: --mlock"))
         if major >= MAJOR_FAULTS:
             title = f"{plural(major, 'major fault')} in decode: weights are read from the disk"
