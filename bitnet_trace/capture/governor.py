@@ -17,7 +17,7 @@ _UNBOUNDED_PCT, _PLENTY_NS = 100.0, 1 << 62
 class Governor:
     """The account of one run. All times are CPU time, of all CPUs together.
 
-    `always_on_ns`: what tracing has cost so far without any window, an estimate, from the CPU time that the target used.
+    `always_on_ns`: what tracing has cost so far without any window: an estimate from the CPU time that the target used.
     """
 
     def __init__(self, budget_pct: float, always_on_ns: Callable[[int], int]) -> None:
