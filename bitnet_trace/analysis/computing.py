@@ -1,5 +1,6 @@
 """Which threads compute: those that share the work of prefill and decode calls."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,21 +34,26 @@ def computing(counters: pd.DataFrame, phases: pd.DataFrame) -> Iterator[Computin
 
     `counters` as of fold_events, `phases` named and with dur_ns.
     """
-    calls = phases[phases["name"].isin(ENGINE_CALL_NAMES)]
-    located = (
+    calls = phases[phases["name"].isin(ENGINE_CALL_NAMES)].astype({"id": "int64"})
+    sums = (
         counters[["cpu_ns", "runq_wait_ns"]]
         .reset_index()
-        .merge(calls[["id", "name", "pid", "dur_ns"]].astype({"id": "int64"}), left_on="phase", right_on="id")
+        .merge(calls[["id", "name", "pid"]], left_on="phase", right_on="id")
+        .groupby(["name", "pid", "tid"], as_index=False)[["cpu_ns", "runq_wait_ns"]]
+        .sum()
     )
-    for (name, pid), of_process in calls.groupby(["name", "pid"]):
-        whole_ns = int(of_process["dur_ns"].sum())
-        own = located[(located["name"] == name) & (located["pid"] == pid)]
-        sums = own.groupby("tid")[["cpu_ns", "runq_wait_ns"]].sum()
-        chosen = sums[sums["cpu_ns"] >= max(COMPUTES_SHARE * sums["cpu_ns"].max(), 1)] if len(sums) else sums
+    busiest_ns = sums.groupby(["name", "pid"])["cpu_ns"].transform("max")
+    sums = sums[sums["cpu_ns"] >= (COMPUTES_SHARE * busiest_ns).clip(lower=1)]
+    chosen: dict[tuple[str, int], list[tuple[int, int, int]]] = defaultdict(list)
+    for name, pid, tid, cpu_ns, runq_ns in sums.itertuples(index=False):
+        chosen[name, pid].append((int(tid), int(cpu_ns), int(runq_ns)))
+    lengths = calls.groupby(["name", "pid"], as_index=False)["dur_ns"].sum()
+    for name, pid, dur_ns in lengths.itertuples(index=False):
+        threads = chosen.get((name, pid), [])
         yield Computing(
             name=str(name),
-            dur_ns=whole_ns,
-            tids=tuple(chosen.index.tolist()),
-            cpu_ns=int(chosen["cpu_ns"].sum()),
-            runq_ns=int(chosen["runq_wait_ns"].sum()),
+            dur_ns=int(dur_ns),
+            tids=tuple(tid for tid, _, _ in threads),
+            cpu_ns=sum(cpu_ns for _, cpu_ns, _ in threads),
+            runq_ns=sum(runq_ns for _, _, runq_ns in threads),
         )

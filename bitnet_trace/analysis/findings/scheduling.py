@@ -50,9 +50,13 @@ def preempted(report: "Report") -> Finding | None:
     """Computing threads were put off their CPUs: for other programs, for the kernel, or for each other although there
     are CPUs enough (another program then has one of them)."""
     worst: tuple[float, Computing, pd.DataFrame] | None = None
+    away = report.preemptions
+    away = away[(away["next"] != 0) & (away["offcpu_ns"] > 0)]
+    put_off = set(away["tid"].tolist())
     for one in report.computing:
-        table = report.preemptions[report.preemptions["name"] == one.name]
-        table = table[table["tid"].isin(one.tids) & (table["next"] != 0) & (table["offcpu_ns"] > 0)]
+        if put_off.isdisjoint(one.tids):
+            continue
+        table = away[(away["name"] == one.name) & away["tid"].isin(one.tids)]
         if len(one.tids) > len(_cpus(report, one.tids)):
             table = table[~table["next"].isin(one.tids)]  # that is oversubscription
         most_ns = float(table.groupby("tid")["offcpu_ns"].sum().max()) if len(table) else 0.0
