@@ -21,6 +21,7 @@ _MOST_NAMES = 60  # that are asked for at a time
 # Names of functions are asked for at these moments after the beginning, later regularly: files are read for it.
 _NAMES_AT_S = (1.0, 3.0, 8.0, 20.0, 60.0)
 _NAMES_EVERY_S = 60.0
+_SHORTEST_S, _LONGEST_S = 0.25, 60.0  # between two frames, by the keys + and -
 
 
 class View:
@@ -87,9 +88,12 @@ class View:
         spent_s = max(now_s - (self._next_s - self.interval_s), 1e-3)
         own_pct = 100 * (cpu_ns - self._cpu_ns) / 1e9 / spent_s
         self._cpu_ns = cpu_ns
-        self._next_s = now_s + self.interval_s
         if more.get("ended"):
             self.fold.finish()
         self._ask_for_policies()
         frame = self._figures.frame(time.monotonic_ns(), meta, blind, own_cpu_pct=own_pct, message=self.message, **more)
         self.is_enough = self._show(frame) or self.is_enough
+        factor = getattr(self._show, "take_factor", lambda: 1.0)()
+        if factor != 1.0:
+            self.interval_s = min(max(self.interval_s * factor, _SHORTEST_S), _LONGEST_S)
+        self._next_s = now_s + self.interval_s

@@ -28,7 +28,7 @@ _HELP = """\
  1 … 7, Tab, ← →   choose a tab              s, F6, < >   sort by another column
  ↑ ↓, PgUp, PgDn   scroll                    r            the other way round
  space             pause, and go on          /            show only rows with a text
- + -               faster, slower (replay); a longer or shorter interval (live)
+ + -               faster, slower (replay); a longer, a shorter interval (live)
  n b               a step forward, back (replay, paused)
  w                 write the flight recorder (--ring)
  q                 leave                     ?            this help

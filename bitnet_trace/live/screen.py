@@ -18,6 +18,7 @@ from bitnet_trace.capture.identity import Identity
 from bitnet_trace.live.model import Frame
 
 QUIT, CLOSE, WRITE = b"quit", b"close", b"write"
+FACTORS = {b"slower": 2.0, b"faster": 0.5}  # of the time between two frames
 _BUFFER_BYTES = 1 << 20
 _MOST_THREADS = 300  # of a frame that goes to the screen
 # leave the alternate screen; cursor on; mouse, focus and paste reports off; key protocol off; colours off
@@ -33,6 +34,7 @@ class Screen:
     def __init__(self, user: Identity | None) -> None:
         self._user = user
         self._left = self._write = False
+        self._factor = 1.0
 
     def __enter__(self) -> "Screen":
         self._mode = termios.tcgetattr(0)
@@ -58,15 +60,22 @@ class Screen:
         except OSError:
             self._left = True
         with contextlib.suppress(BlockingIOError):
-            answer = self._socket.recv(64, socket.MSG_DONTWAIT)
-            self._left = self._left or answer in (b"", QUIT)
-            self._write = self._write or answer == WRITE
+            while not self._left:
+                answer = self._socket.recv(64, socket.MSG_DONTWAIT)
+                self._left = answer in (b"", QUIT)
+                self._write = self._write or answer == WRITE
+                self._factor *= FACTORS.get(answer, 1.0)
         return self._left
 
     def take_write(self) -> bool:
         """Whether `w` was pressed since the last time."""
         write, self._write = self._write, False
         return write
+
+    def take_factor(self) -> float:
+        """How much more time the user wants between two frames than so far."""
+        factor, self._factor = self._factor, 1.0
+        return factor
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
