@@ -10,7 +10,8 @@ from bitnet_trace.capture import syscalls
 
 CALL, CLOCK = "system call", "clock"
 _FIRST_WINDOW_S = 0.5
-_WINDOW_S, _EVERY_S = 0.05, 1.0
+_WINDOW_S = 0.05
+_EVERY_S, _SELDOM_S = 1.0, 5.0  # at first, and when it has been running for long
 
 # What the kernel's accounting of our programs does not have, in ns, for where capture/calibration.py cannot measure: a
 # hit's trap by cost class of the probed instruction, and what a system call takes longer because it is traced; and what
@@ -33,10 +34,11 @@ Counts = dict[str, int]
 
 
 class StatsWindows:
-    """When the kernel times our programs: until begin() and a while after, then for a twentieth of the time.
+    """When the kernel times our programs: until begin() and a while after, then for a twentieth of the time and less.
 
-    Its clock costs as much as a short program does (0.09 µs a run on the machine that this was written on). `read`
-    gives the counts so far; what they grow by while no window is open is left out.
+    Its clock costs as much as a short program does (0.09 µs a run on the machine that this was written on), and to
+    begin and end such a time takes the tracer up to 2 ms. `read` gives the counts so far; what they grow by while no
+    window is open is left out.
     """
 
     def __init__(self, read: Callable[[], Counts]) -> None:
@@ -74,7 +76,8 @@ class StatsWindows:
             self._next_s = now_s + _WINDOW_S
         else:
             self.close()
-            self._next_s = now_s + _EVERY_S - _WINDOW_S
+            every_s = min(max(self._later_s / _WINDOW_S / 2, _EVERY_S), _SELDOM_S)
+            self._next_s = now_s + every_s - _WINDOW_S
 
     def close(self) -> None:
         """Closes the window that is open, if any."""

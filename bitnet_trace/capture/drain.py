@@ -35,6 +35,7 @@ from bitnet_trace.recording.phase_log import PhaseLog
 from bitnet_trace.recording.writer import Writer
 
 _BATCH = 1 << 18
+_WORTH_A_TURN = 0.1  # of a ring: whoever is more patient than that would lose records in a burst
 _MAX_NEIGHBOURS = 1000
 _NEWS = (TaskKind.EXEC, TaskKind.MAP_FILE, TaskKind.PTRACED, TaskKind.EXIT)
 _NEW_MAPPINGS = (TaskKind.FORK, TaskKind.EXEC, TaskKind.MAP_FILE)
@@ -61,7 +62,7 @@ class Drain:
         self._kind_counts = np.zeros(max(Kind) + 1, np.int64)
         self._task_count = self._sample_count = self._counted = 0
         self._fill_rate = 0.0
-        self._last_step_s = time.monotonic()
+        self._emptied_s = time.monotonic()
         self._open_phases: set[int] = set()
         self._changed_phases: set[int] = set()  # in the last turn
         self._newest_phase = 0  # up to the last turn
@@ -91,7 +92,7 @@ class Drain:
 
     @property
     def fill_rate(self) -> float:
-        """What share of the busiest ring was filled a second, between the last two steps."""
+        """What share of the busiest ring was filled a second, before the last step."""
         return self._fill_rate
 
     @property
@@ -126,19 +127,26 @@ class Drain:
         news, self._news = self._news, []
         return np.concatenate([np.empty(0, TASK_DTYPE), *news])
 
-    def step(self) -> int:
-        """Takes all that is there; returns the number of events. Raises TraceError when it cannot be written."""
+    def step(self, patience_s: float = 0.0) -> int:
+        """Takes all that is there; returns the number of events. Raises TraceError when it cannot be written.
+
+        Threads, programs and mappings are taken every time. The rest may wait for `patience_s` since the last time
+        while there is room for it: a turn begins with cold caches, so few long ones cost the target less.
+        """
         moved = 0
         now_s = time.monotonic()
-        filled = max(ring.filled_share for ring in self._rings.values())
-        self._fill_rate, self._last_step_s = filled / max(now_s - self._last_step_s, 1e-3), now_s
-        # phases and threads first: what the events refer to is there when they come
-        changed = self._step_phases()
+        filled, since_s = max(ring.filled_share for ring in self._rings.values()), now_s - self._emptied_s
+        self._fill_rate = filled / max(since_s, 1e-3)
+        # threads and phases first: what the events refer to is there when they come
         self._step_tasks()
         self._writer.areas(self._spaces.take_area_rows())
+        self._step_taskstats()
+        if filled < _WORTH_A_TURN and since_s < patience_s:
+            return 0
+        self._emptied_s = now_s
+        changed = self._step_phases()
         self._writer.residency(self._residency.take())
         self._writer.numa(self._residency.take_nodes())
-        self._step_taskstats()
         self._step_samples()
         if self._programs.counting or self._programs.counters:
             # A closed phase is taken out one turn after its end: whoever was still counting has finished by then. What

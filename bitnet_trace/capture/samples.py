@@ -1,6 +1,6 @@
 """Timer samples as the recording keeps them: each different stack once."""
 
-import hashlib
+import secrets
 from collections import defaultdict
 
 import numpy as np
@@ -8,15 +8,14 @@ import numpy.typing as npt
 
 from bitnet_trace.recording.schema import MOST_KNOWN, SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE
 
-_DIGEST_BYTES = 16  # of a stack: long runs have many
-
 
 class SampleLog:
     """The samples of one recording. `addresses` are those of all stacks so far, by process."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, int] = {}
+        self._known: dict[tuple[int, int], int] = {}  # by a digest of 128 bits: long runs have many stacks
         self._next = 0
+        self._factors = np.empty((0, 2), np.uint64)
         self.addresses: dict[int, set[int]] = defaultdict(set)
 
     def fold(self, batch: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
@@ -24,8 +23,7 @@ class SampleLog:
         numbers, new = [], []
         if len(self._known) > MOST_KNOWN:
             self._known.clear()
-        for place, words in enumerate(zip(batch["pid"], batch["kernel"], batch["user"], strict=True)):
-            digest = hashlib.blake2b(b"".join(words), digest_size=_DIGEST_BYTES).digest()
+        for place, digest in enumerate(map(tuple, self._digests(batch).tolist())):
             if digest not in self._known:
                 self._known[digest] = self._next
                 self._next += 1
@@ -38,6 +36,15 @@ class SampleLog:
         for pid in np.unique(stacks["pid"]).tolist():
             self.addresses[pid].update(np.unique(stacks["address"][stacks["pid"] == pid]).tolist())
         return rows, stacks
+
+    def _digests(self, batch: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
+        """Two words for each sample: sums of the words of its stack, modulo 2^64, each times a factor of this run's."""
+        words = np.column_stack([batch["pid"].astype(np.uint64), batch["kernel"], batch["user"]])
+        words ^= words >> np.uint64(29)  # addresses are multiples of powers of two: those of a page differ in few bits
+        if len(self._factors) != words.shape[1]:
+            random = secrets.token_bytes(16 * words.shape[1])
+            self._factors = np.frombuffer(random, np.uint64).reshape(-1, 2) | np.uint64(1)
+        return words @ self._factors
 
 
 def _stacks(samples: npt.NDArray[np.void], numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.void]:

@@ -35,6 +35,7 @@ from bitnet_trace.errors import TraceError
 # Each turn takes a CPU from a target that uses all of them: seldom while little happens, often when a ring fills.
 _DRAIN_INTERVAL_S, _BUSY_INTERVAL_S = 1.0, 0.1
 _FILL_SHARE = 0.1  # of a ring, between two turns
+_PATIENCE_S = 3.0  # of records in their rings, where nobody looks at them before the end
 _META_INTERVAL_S = 5.0
 _EARLY_S = 0.05  # a frame may come
 _TO_END_S = 3.0  # that a program has which is asked to end
@@ -305,7 +306,7 @@ class Run:
             self._sleep(next_turn - time.monotonic())
             self._meter.step()
             if time.monotonic() >= last_drain + self._interval_s:
-                self._record(self._step)
+                self._record(lambda: self._step(self._patience_s))
                 self._debuggers.take(self._drain.take_news(), look=True)
                 if self._options.page_sizes:
                     self._residency.at(self._pid, "interval")
@@ -412,8 +413,13 @@ class Run:
                 # said now, for whom the program runs for hours
                 tell("recording has ended, its folder cannot be written any more; the program goes on untraced")
 
-    def _step(self) -> None:
-        self._drain.step()
+    @property
+    def _patience_s(self) -> float:
+        now = self._view or self._options.page_sizes or self._options.counters or self._options.detail == "counts"
+        return 0.0 if now or self._options.ring_s else _PATIENCE_S
+
+    def _step(self, patience_s: float = 0.0) -> None:
+        self._drain.step(patience_s)
         # a program that has the engine in it was let go before its libraries were mapped: OpenMP's may be among them
         for pid in set(self._programs.computing()) - self._looked_at_again:
             self._looked_at_again.add(pid)

@@ -22,7 +22,7 @@ from bitnet_trace.capture.mappings import mapped_files
 _LOOK_INTERVAL_S = 0.25
 # what is left is an estimate that changes: it is looked at again soon
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 1.0
-_TOO_DEAR_PAUSE_S = 0.5
+_TOO_DEAR_PAUSE_S = 1.0
 _TOKENS_A_WINDOW = 2.2  # so that one is whole, wherever the window begins
 _LEAST_OPEN_S, _MOST_OPEN_S = 0.003, 5.0
 _MOST_SLOWER = 64.0

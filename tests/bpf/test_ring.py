@@ -161,3 +161,20 @@ def test_a_flood_through_the_writer_is_accounted_for(programs, tmp_path):
     rate = sum(meant.values()) / FLOOD_SECONDS
     print(f"\n{rate / 1e6:.2f} M events/s produced, {100 * sum(lost.values()) / sum(meant.values()):.2f} % lost")
     assert rate >= 0.5 * FLOOD_RATE
+
+
+def test_records_wait_for_a_longer_turn_while_there_is_room_for_them(programs, tmp_path):
+    writer = Writer(tmp_path / "patient.btrace", {"command": ["patient"]})
+    drain = Drain(programs, writer, AddressSpaces(), ResidencyLog(False))
+    drain.begin(os.getpid(), {os.getpid(): "patient"}, time.monotonic_ns())
+    drain.step()
+    choose(programs, os.getpid())
+    generate(10)
+    assert drain.step(patience_s=60.0) == 0
+    generate(2_000)  # 200,000: a seventh of the ring
+    assert drain.step(patience_s=60.0) > 200_000
+    generate(10)
+    assert drain.step(patience_s=0.0) >= 1_000
+    programs.detach()
+    drain.finish(time.monotonic_ns())
+    writer.close(0)
