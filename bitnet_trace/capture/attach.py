@@ -20,15 +20,15 @@ from bitnet_trace.capture.hold import process_of, state_of
 from bitnet_trace.capture.mappings import mapped_files
 from bitnet_trace.capture.options import Options
 from bitnet_trace.capture.parser import Parser
-from bitnet_trace.capture.session import Result, Run, default_output, refuse_existing, tell
+from bitnet_trace.capture.session import Result, Run, default_output, refuse_existing
 from bitnet_trace.capture.signals import Signals
+from bitnet_trace.capture.tracing import Tracing, tell
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.layout import Role
 
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _LONGEST_SLEEP_S = 0.2  # then the target's end is looked for
 _ROUNDS = 20  # of looking for threads that were born meanwhile
-_NO_PTRACE: dict[str, str] = {}
 
 
 def attach(pid: int, options: Options, duration_s: float | None = None, quiet: bool = False) -> Result:
@@ -44,11 +44,13 @@ def attach(pid: int, options: Options, duration_s: float | None = None, quiet: b
     folder = options.output or default_output(comm_of(pid))
     refuse_existing(folder, options)
     with Wishes() as wishes:
-        run = _Attachment(pid, options, user, wishes, Parser(user), started_ns, duration_s)
+        tracing = Tracing(options, user, Parser(user), started_ns)
+        run = _Attachment(pid, tracing, options, wishes)
         try:
-            run.adopt(folder)
+            run.adopt(folder, duration_s)
         except BaseException:
-            run.give_up()
+            tracing.give_up()
+            os.close(run.process)
             raise
         if not quiet:
             tell(f"tracing process {pid} ({comm_of(pid)}); Ctrl-C ends the recording, not the process")
@@ -107,58 +109,42 @@ class Wishes(Signals):
 class _Attachment(Run):
     """A run whose program was there before."""
 
-    _attaching = True
-
-    def __init__(
-        self,
-        pid: int,
-        options: Options,
-        user: identity.Identity | None,
-        wishes: Wishes,
-        parser: Parser,
-        started_ns: int,
-        duration_s: float | None,
-    ) -> None:
-        command = _command_of(pid)
+    def __init__(self, pid: int, tracing: Tracing, options: Options, wishes: Wishes) -> None:
         nobody: Any = None
-        super().__init__(
-            command, _program_of(pid), _NO_PTRACE, options, user, wishes, parser, nobody, None, started_ns
-        )  # fmt: skip
-        self._target, self._duration_s = pid, duration_s
+        super().__init__(tracing, options, wishes, nobody, None)
+        self._target = pid
         self._until_s: float | None = None
-        self._process = os.pidfd_open(pid)
+        self.process = os.pidfd_open(pid)
         self._has_ended = False
         self._cpu_before_ns = self._cpu_ns = cpu_time_ns(pid) or 0
 
-    def adopt(self, folder: Path) -> None:
+    def adopt(self, folder: Path, duration_s: float | None) -> None:
         """Compiles, attaches, opens the recording, and begins to trace the process with what it has started."""
-        self._load()
-        self._open(folder)
-        pids = list(family(self._target))
-        for pid in pids:
-            self._debuggers.look(pid)
-        self._drain.know_files(_paths(pids))
-        self._programs.reserve_phases(len(pids))
-        self._begin()
-        for phase, pid in enumerate(pids, 1):
-            self._enter(pid, phase)
-        if self._duration_s is not None:
-            self._until_s = time.monotonic() + self._duration_s
+        tracing, pid = self._tracing, self._target
+        tracing.load(attaching=True)
+        tracing.open(folder, {"command": _command_of(pid), "program": _program_of(pid), "attached_to": pid})
+        pids = list(family(pid))
+        for one in pids:
+            tracing.debuggers.look(one)
+        tracing.drain.know_files(_paths(pids))
+        tracing.programs.reserve_phases(len(pids))
+        tracing.begin()
+        for phase, one in enumerate(pids, 1):
+            self._enter(one, phase)
+        if duration_s is not None:
+            self._until_s = time.monotonic() + duration_s
 
     def _enter(self, pid: int, phase: int) -> None:
         now_ns = time.monotonic_ns()
         entered: set[int] = set()
         for _ in range(_ROUNDS):
             threads = _threads_of(pid)
-            new = self._programs.expect(pid, threads, phase) if threads else set()
+            new = self._tracing.programs.expect(pid, threads, phase) if threads else set()
             entered |= new
             if not new:
                 break
         if entered:
-            self._drain.begin(pid, {tid: comm_of(tid) for tid in sorted(entered)}, now_ns, phase, Role.ATTACHED)
-
-    def _first_meta(self) -> dict[str, Any]:
-        return {**super()._first_meta(), "attached_to": self._target}
+            self._tracing.drain.begin(pid, {tid: comm_of(tid) for tid in sorted(entered)}, now_ns, phase, Role.ATTACHED)
 
     # ---- while it runs ---------------------------------------------------------------------------------------------
 
@@ -174,7 +160,7 @@ class _Attachment(Run):
             self._signals.sleep(min(left_s, _LONGEST_SLEEP_S), None)
             self._write_if_asked()
             self._cpu_ns = cpu_time_ns(self._target) or self._cpu_ns
-            self._has_ended = bool(select.select([self._process], [], [], 0)[0])
+            self._has_ended = bool(select.select([self.process], [], [], 0)[0])
             if left_s <= _LONGEST_SLEEP_S:
                 return
 
@@ -188,23 +174,19 @@ class _Attachment(Run):
     def _pid(self) -> int:
         return self._target
 
-    def give_up(self) -> None:
-        super().give_up()
-        os.close(self._process)
-
     def _result(self) -> Result:
-        os.close(self._process)
-        return Result(self._writer.path, self._status, self._writer.meta)
+        os.close(self.process)
+        return Result(self._tracing.writer.path, self._status, self._tracing.writer.meta)
 
     def _how_it_ended(self) -> str:
-        status = self._drain.threads.get(self._target, {}).get("exit_code") if self._has_ended else None
+        status = self._tracing.drain.threads.get(self._target, {}).get("exit_code") if self._has_ended else None
         if status is not None:
             self._status = os.waitstatus_to_exitcode(status)
         return super()._how_it_ended()
 
-    def _close(self, meta: dict[str, Any]) -> None:
+    def _exit_status(self) -> int | None:
         self._how_it_ended()
-        super()._close(meta)
+        return self._status
 
 
 # ---- what /proc tells of processes that run ------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def attach(pid: int, duration: float | None, prometheus: tuple[str, int] | None,
     """
     from bitnet_trace.capture.attach import attach as trace
     from bitnet_trace.capture.identity import require_root
-    from bitnet_trace.capture.session import tell
+    from bitnet_trace.capture.tracing import tell
     from bitnet_trace.commands.run import options_of, require_ring, summary
 
     require_ring(chosen)

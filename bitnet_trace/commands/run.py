@@ -196,7 +196,8 @@ def run(command: tuple[str, ...], quiet: bool, **chosen: Any) -> int:
 
     The exit code is COMMAND's; 128+N when signal N ended it. Read the recording with: bitnet-trace report
     """
-    from bitnet_trace.capture.session import tell, trace
+    from bitnet_trace.capture.session import trace
+    from bitnet_trace.capture.tracing import tell
 
     result = trace(command, options_of(**chosen))
     if not quiet:

@@ -94,7 +94,8 @@ def watch(
     # before anything is started: the screen's process has as little of ours as possible
     with plain_lines() if plain else Screen(user) as show:
         from bitnet_trace.capture.attach import attach
-        from bitnet_trace.capture.session import tell, trace
+        from bitnet_trace.capture.session import trace
+        from bitnet_trace.capture.tracing import tell
         from bitnet_trace.capture.view import View
 
         options = options_of(view=View(show, interval_s), **chosen)

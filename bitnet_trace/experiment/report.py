@@ -43,7 +43,7 @@ def facts(spec: Spec, machine: Machine) -> dict[str, Any]:
 def import_early() -> None:
     """What each traced run imports: its process is a fork of this one, and finds it done."""
     from bitnet_trace.capture import bpf, session  # noqa: F401
-    from bitnet_trace.capture.session import import_early as of_session
+    from bitnet_trace.capture.tracing import import_early as of_session
 
     of_session()
 
