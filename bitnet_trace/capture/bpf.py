@@ -1,47 +1,20 @@
-"""The BPF programs: compiled by BCC, loaded, attached. The only module that imports bcc."""
+"""The BPF programs: loaded, attached, asked for what they know."""
 
 import contextlib
 import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitnet_trace.capture import btf, syscalls, tracepoints
+from bitnet_trace.capture import btf, compiler, syscalls, tracepoints
 from bitnet_trace.capture.sizes import Maps, Rings
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.header import Kind, Role
-from bitnet_trace.resources import bpf_dir
 
 if TYPE_CHECKING:
     from bitnet_trace.capture.counters import Counters
-
-# compiled as one text, in this order: each file uses what stands before it
-_SOURCES = (
-    *(
-        "state",
-        "counter",
-        "wake",
-        "phase",
-        "barrier",
-        "kernel",
-        "operation",
-        "profile",
-        "fault",
-        "asked",
-        "task",
-        "sched",
-        "futex",
-        "file",
-        "io",
-        "memory",
-        "ptrace",
-        "syscall",
-    ),
-    *("tlb", "io_uring", "thp", "cache"),
-)
 
 TRACEPOINTS = (
     "task_newtask",
@@ -70,61 +43,6 @@ _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _CPU_CLOCK, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 0, 5, 6
 
 
-def _format_of(tracepoint: str) -> str | None:
-    """The text of a tracepoint's format in tracefs; None where that cannot be read."""
-    try:
-        return Path("/sys/kernel/tracing/events", tracepoint, "format").read_text()
-    except OSError:
-        return None
-
-
-def _source_text(folder: Path, extra: Path | None) -> str:
-    paths = [folder / f"{name}.bpf.c" for name in _SOURCES] + ([extra] if extra else [])
-    return "\n".join(f'#line 1 "{path}"\n{path.read_text()}' for path in paths)
-
-
-def _import_bcc() -> Any:
-    # BCC looks for kernel headers here; ours are all that the programs need
-    os.environ["BCC_KERNEL_SOURCE"] = str(bpf_dir() / "include")
-    try:
-        import bcc
-    except ImportError as error:
-        raise TraceError(
-            f"BCC cannot be imported ({error})", "apt-get install python3-bpfcc, and see bitnet-trace doctor"
-        ) from None
-    if not hasattr(bcc, "BPF"):
-        raise TraceError("the Python package 'bcc' here is not the BPF compiler collection", "pip uninstall bcc")
-    return bcc
-
-
-@contextlib.contextmanager
-def _working_directory(folder: Path) -> Iterator[None]:
-    """BCC searches the current directory for headers first: it has to be ours, not where the user happens to be."""
-    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.fchdir(before)
-        os.close(before)
-
-
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[list[str]]:
-    """The compiler writes to descriptor 2; its words belong into our one error, not on the user's screen."""
-    lines: list[str] = []
-    with open(os.memfd_create("bpf-log"), "w+b") as log:
-        saved = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            log.seek(0)
-            lines.extend(log.read().decode(errors="replace").splitlines())
-
-
 class Programs:
     """All programs of one recording, loaded; attached by the methods below; gone after close().
 
@@ -145,62 +63,32 @@ class Programs:
         counters: "Counters | None" = None,
         operations: bool = False,
     ) -> None:
-        bcc = _import_bcc()
-        kernel = btf.load_vmlinux()
-        constants = {**btf.kernel_constants(kernel), **tracepoints.sched_switch(kernel.parameters)}
-        self.scan_results = tracepoints.names_by_number(kernel.enumerators("scan_result"))
-        self.io_uring_opcodes = tracepoints.io_uring_opcodes(kernel.enumerators("io_uring_op"))
-        layouts = (
-            tracepoints.io_uring(kernel.parameters, kernel.offset, self.io_uring_opcodes),
-            tracepoints.tlb_flush(
-                kernel.parameters, kernel.enumerators("tlb_flush_reason"), _format_of("tlb/tlb_flush")
-            ),
-            tracepoints.huge_pages(kernel.parameters, kernel.offset),
-            tracepoints.page_cache(kernel.parameters, kernel.offset, kernel.enumerators("pageflags"), counting),
-        )
-        self._tracepoints = {name: f"on_{name}" for name in TRACEPOINTS}
-        self._missing: dict[str, str] = {}
-        for layout in layouts:
-            constants.update(layout.constants)
-            self._tracepoints.update(layout.attach)
-            self._missing.update(layout.missing)
-        pages = {
-            "EVENTS_PAGES": rings.events >> 12,
-            "PHASES_PAGES": rings.phases >> 12,
-            "TASKS_PAGES": rings.tasks >> 12,
-            "SAMPLES_PAGES": rings.samples >> 12,
-        }
-        entries = {f"{name.upper()}_ENTRIES": value for name, value in asdict(maps or Maps()).items()}
-        flags = [f"-D{name}={value}" for name, value in {**constants, **pages, **entries}.items()]
-        # no debug information and a short optimisation: a quarter of the time to compile, for the same instructions
-        flags += [f"-I{bpf_dir()}", "-Wno-unused-function", "-g0", "-O1"]
-        flags += ["-DDETAIL_COUNTS"] * counting + ["-DSAMPLING"] * sampling + ["-DATTACHING"] * attaching
-        flags += ["-DOPERATIONS"] * operations
-        self.counting = counting
+        bcc = compiler.import_bcc()
+        kernel = compiler.kernel(counting)
+        self.scan_results = tracepoints.names_by_number(kernel.btf.enumerators("scan_result"))
+        self.io_uring_opcodes = kernel.io_uring_opcodes
+        self._tracepoints = {name: f"on_{name}" for name in TRACEPOINTS} | dict(kernel.attach)
+        self._missing = kernel.missing
+        self.counting, self.rings = counting, rings
         self.counters = counters if counters and counters.events else None
-        if self.counters:
-            flags += [f"-D{name}={value}" for name, value in self.counters.constants.items()]
-        self.rings = rings
+        constants = {**kernel.constants, **(self.counters.constants if self.counters else {})}
+        choices = {"DETAIL_COUNTS": counting, "SAMPLING": sampling, "ATTACHING": attaching, "OPERATIONS": operations}
+        flags = compiler.flags(constants, rings, maps or Maps(), [name for name, chosen in choices.items() if chosen])
         self._links: list[int] = []
         self._not_held = 0
-        self._loaded: dict[str, int] = {}
-        log: list[str] = []
-        try:
-            with _working_directory(bpf_dir()), _captured_stderr() as log:
-                with syscalls.without_kernel_addresses():
-                    self._bpf = bcc.BPF(text=_source_text(bpf_dir(), extra), cflags=flags)
-                for name, function in self._tracepoints.items():
-                    self._loaded[name] = self._load_tracepoint(bcc, kernel, name, function)
-                for name in ("fault_minor", "fault_major", "take_sample"):
-                    self._loaded[name] = self._bpf.load_func(name, bcc.BPF.PERF_EVENT).fd
+        with compiler.explained():
+            self._bpf = compiler.compiled(bcc, flags, extra)
+            self._loaded = {
+                name: self._load_tracepoint(bcc, kernel.btf, name, function)
+                for name, function in self._tracepoints.items()
+            }
+            for name in ("fault_minor", "fault_major", "take_sample"):
+                self._loaded[name] = self._bpf.load_func(name, bcc.BPF.PERF_EVENT).fd
             if self.counters:
                 self.counters.connect(self._bpf["counter_events"].map_fd)
             self._engine_program, self._multi = self._load_uprobe(bcc, "engine_probe")
             window_programs = (*WINDOW_PROGRAMS, *[OPERATION_PROGRAM] * operations)
             self._window_programs = {name: self._load_uprobe(bcc, name)[0] for name in window_programs}
-        except Exception as error:  # BCC raises bare Exception
-            detail = next((line for line in log if "error" in line.lower()), str(error))
-            raise TraceError(f"the BPF programs cannot be loaded: {detail}", "bitnet-trace doctor") from error
 
     def _load_tracepoint(self, bcc: Any, kernel: btf.Btf, name: str, function: str) -> int:
         type_id = kernel.tracepoint_type(name) if name in _TYPED else None

@@ -53,10 +53,10 @@ deadline = time.monotonic() + 60
 def and_remember(self, pid):
     child.append(pid)
     trace_child(self, pid)
-def and_look(self):
+def and_look(self, *patience):
     if child and (self._programs.losses()["recursion"] or time.monotonic() > deadline):
         os.kill(child.pop(), signal.SIGKILL)
-    return step(self)
+    return step(self, *patience)
 Programs.trace_child, Drain.step = and_remember, and_look
 """
 
