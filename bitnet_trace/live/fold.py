@@ -20,6 +20,9 @@ from bitnet_trace.recording.layout import EVENT_DTYPE
 from bitnet_trace.recording.phase_log import CALL_ROLES
 
 HISTOGRAM_BINS = 24  # of durations, in powers of two of 1 µs
+_FORMER, _FORMER_CALLERS = -2, -1  # in place of a process: all that are forgotten; those of them with the engine
+_LATE = 1 << 14  # phases that have begun since: the word of one comes before, or was lost
+_UNKNOWN = len(NAMES) - 1
 _NO_EVENTS = np.empty(0, EVENT_DTYPE)
 
 Events = npt.NDArray[np.void]
@@ -70,6 +73,7 @@ class Fold:
         self._open, self._settled = NOTHING, NOTHING  # by (phase, tid); by (code of the name, tid)
         self._totals: dict[tuple[int, str], PhaseTotals] = {}  # of settled phases, by process and name
         self._held_back = _NO_EVENTS
+        self._n_forgotten = 0
         self.model: str | None = None  # path of the first that was mapped
         self.first_result: Row | None = None  # the first prefill call with a mark after it
 
@@ -79,7 +83,7 @@ class Fold:
         elif stream == "phases":
             self._take_phases(rows)
         elif stream == "threads":
-            self.threads.take_rows(rows)
+            self._take_threads(rows)
         elif stream == "scheduling":
             self.threads.take_scheduling(rows)
         elif stream == "counters":
@@ -97,8 +101,11 @@ class Fold:
         """To be called now and then: what is old is put together."""
         self.samples.settle()
         ids, codes, rows = self.book.settle()
-        if not len(ids):
-            return
+        if len(ids):
+            self._settle_phases(ids, codes, rows)
+        self._forget()
+
+    def _settle_phases(self, ids: npt.NDArray[np.uint32], codes: npt.NDArray[np.int8], rows: list[Row]) -> None:
         for row in rows:
             totals = self._totals.setdefault((int(row["pid"]), row["name"]), PhaseTotals())
             totals.add(row, row["end_ns"])
@@ -108,6 +115,33 @@ class Fold:
         if old.any():
             moved, self._open = self._open.where(old), self._open.where(~old)
             self._settle(moved, codes[np.searchsorted(ids, phase[old])])
+        phase = (self._open.keys >> KEY_SHIFT).astype(np.uint32)
+        lost = (phase < max(self.book.newest - _LATE, 0)) & ~self.book.is_open(phase)
+        if lost.any():
+            moved, self._open = self._open.where(lost), self._open.where(~lost)
+            self._settle(moved, np.full(len(moved.keys), _UNKNOWN, np.int8))
+
+    def _forget(self) -> None:
+        """Processes and threads that ended long ago are counted, and no longer told apart."""
+        if self.threads.n_forgotten == self._n_forgotten:
+            return
+        self._n_forgotten = self.threads.n_forgotten
+        self.decoders &= self.threads.by_tid.keys()
+        alive = {thread.pid for thread in self.threads.by_tid.values()}
+        gone = {pid for pid in self.book.over if pid not in alive}
+        self.samples.forget(gone)
+        for pid in gone:
+            self.book.forget(pid)
+            if self.first_result is None or pid != self.first_result["pid"]:
+                self.first_ns.pop(pid, None)
+        for key in [key for key in self._totals if key[0] in gone]:
+            former = _FORMER_CALLERS if key[0] in self.callers else _FORMER, key[1]
+            self._totals[former] = self._totals.get(former, PhaseTotals()).plus(self._totals.pop(key))
+        if gone & self.callers:
+            self.callers = (self.callers - gone) | {_FORMER_CALLERS}
+        known = np.isin(self._settled.keys & LOW_WORD, np.array(list(self.threads.by_tid), np.uint64))
+        keys = np.where(known, self._settled.keys, self._settled.keys & ~LOW_WORD)
+        self._settled = added(Sums(keys, self._settled.values))
 
     def totals(self, now_ns: int) -> dict[tuple[int, str], PhaseTotals]:
         """By process and name."""
@@ -139,13 +173,22 @@ class Fold:
         unique, place = np.unique(ids, return_inverse=True)
         codes = np.array([names.get(one, -1) for one in unique.tolist()], np.int8)
         codes[codes < 0] = self.book.codes_of(unique[codes < 0])
-        codes[codes < 0] = len(NAMES) - 1
+        codes[codes < 0] = _UNKNOWN
         return codes[place] if len(ids) else np.empty(0, np.int8)
 
     def _take_files(self, rows: list[Mapping[str, Any]]) -> None:
         if self.model is None:
             paths = (str(row["path"]) for row in rows if row["path"])
             self.model = next((path for path in paths if path.endswith(".gguf")), None)
+
+    def _take_threads(self, rows: list[Mapping[str, Any]]) -> None:
+        self.threads.take_rows(rows)
+        for row in rows:
+            if row["end_ns"] is None:
+                self.book.begun(int(row["pid"]))
+        alive = {thread.pid for thread in self.threads.by_tid.values() if thread.state != "X"}
+        for pid in {int(row["pid"]) for row in rows if row["end_ns"] is not None} - alive:
+            self.book.ended(pid)
 
     def _take_phases(self, rows: list[Mapping[str, Any]]) -> None:
         self.book.take(rows)

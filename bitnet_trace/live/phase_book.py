@@ -20,7 +20,8 @@ from bitnet_trace.analysis.split import PhaseEdges
 NAMES = (*PHASE_NAMES, UNKNOWN)
 _CODES = {name: code for code, name in enumerate(NAMES)}
 _FOREVER = int(np.iinfo(np.int64).max)
-_OPEN_PHASES = 256  # of a process, that are kept open to correction
+_OPEN_PHASES = 256  # of a process, that are kept open to correction; twice as many of all that have ended together
+_MOST_OPEN = 2048  # of a process: an end that never came keeps no more from being settled
 _EDGES = 1 << 14  # of a process, that are remembered: what was under way longer is billed to the oldest
 
 Row = dict[str, Any]
@@ -48,6 +49,7 @@ class PhaseBook:
         self._open: dict[int, dict[int, Row]] = {}  # by process and id
         self._settled: dict[int, _Settled] = {}
         self._names: list[Row] | None = None  # what named() gave, until something changes
+        self._ended: dict[int, None] = {}  # processes that have ended, in that order
         self.newest = 0
 
     def take(self, rows: list[Mapping[str, Any]]) -> None:
@@ -60,6 +62,28 @@ class PhaseBook:
             self._names = None
             self.newest = max(self.newest, int(row["id"]))
 
+    def ended(self, pid: int) -> None:
+        """This process has ended; its number may be given to another one."""
+        self._ended[pid] = None
+
+    def begun(self, pid: int) -> None:
+        """This process lives."""
+        self._ended.pop(pid, None)
+
+    @property
+    def over(self) -> list[int]:
+        """Processes that have ended, and whose phases are all settled."""
+        return [pid for pid in self._ended if pid not in self._open]
+
+    def forget(self, pid: int) -> None:
+        """Nothing comes of that process any more."""
+        self._ended.pop(pid, None)
+        self._settled.pop(pid, None)
+
+    def is_open(self, ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+        """Of each phase whether it is open to correction."""
+        return np.isin(ids, np.array([number for rows in self._open.values() for number in rows], np.uint32))
+
     def named(self) -> list[Row]:
         """The phases that are open to correction, in order of begin, with `name` and `token`."""
         if self._names is None:
@@ -71,8 +95,16 @@ class PhaseBook:
         done: list[Row] = []
         for pid, rows in self._open.items():
             if len(rows) > 2 * _OPEN_PHASES:
-                done += self._settle(pid)
-                self._names = None
+                done += self._settle(pid, _OPEN_PHASES)
+        n_ended = sum(len(self._open.get(pid, ())) for pid in self._ended)
+        for pid in self._ended:
+            if n_ended <= 2 * _OPEN_PHASES:
+                break
+            n_ended -= len(self._open.get(pid, ()))
+            done += self._settle(pid, 0)
+        if done:
+            self._open = {pid: rows for pid, rows in self._open.items() if rows}
+            self._names = None
         done.sort(key=lambda row: int(row["id"]))
         ids = np.array([row["id"] for row in done], np.uint32)
         return ids, np.array([_CODES[row["name"]] for row in done], np.int8), done
@@ -121,10 +153,16 @@ class PhaseBook:
             row["name"], row["token"] = name, token
         return rows
 
-    def _settle(self, pid: int) -> list[Row]:
-        rows = self._named(pid)[:-_OPEN_PHASES]
-        running = next((place for place, row in enumerate(rows) if row["end_ns"] is None), len(rows))
-        rows = rows[:running]
+    def _settle(self, pid: int, keep: int) -> list[Row]:
+        """All but the newest `keep`, from the oldest to the first that has not ended."""
+        rows = self._named(pid)
+        n = max(len(rows) - keep, 0)
+        if keep and len(rows) <= _MOST_OPEN:
+            n = next((place for place, row in enumerate(rows[:n]) if row["end_ns"] is None), n)
+        for row, later in zip(rows[:n], rows[1:] + rows[-1:], strict=False):
+            if row["end_ns"] is None:  # its end was lost
+                row["end_ns"] = later["begin_ns"]
+        rows = rows[:n]
         if not rows:
             return []
         settled = self._settled.setdefault(pid, _Settled())

@@ -11,6 +11,7 @@ from bitnet_trace.live.phase_book import NAMES, PhaseBook
 _MOST_PLACES = 20_000  # different instructions that were sampled; what is rarer is counted without a place
 _MOST_STACKS = 60_000
 _NOWHERE = (0, 0)
+_UNKNOWN = ("[unknown]", "[unknown]", "other", False)
 
 Place = tuple[int, int]  # pid, address
 
@@ -25,6 +26,7 @@ class SampleSums:
         self.names: dict[Place, tuple[str, str, str, bool]] = {}  # function, module, role, spins
         self.counts: dict[Place, dict[int, int]] = {}
         self._by_code = np.zeros((len(NAMES), 2), np.int64)  # of settled phases: samples, and those that spin
+        self._former: dict[tuple[str, str], tuple[int, str]] = {}  # as by_function(), of processes that are forgotten
         self._newest: list[tuple[int, Place]] = []  # phase and place of samples in phases that are not settled
         self.n = 0
 
@@ -60,14 +62,29 @@ class SampleSums:
         """These phases have their final names."""
         known = dict(zip(ids.tolist(), codes.tolist(), strict=True))
         kept = []
-        newest = int(ids[-1]) if len(ids) else 0
-        for phase, place in self._newest:
+        phases = np.array([phase for phase, _ in self._newest], np.uint32)
+        still_open = self._book.is_open(phases) | (phases > self._book.newest)
+        for (phase, place), is_open in zip(self._newest, still_open.tolist(), strict=True):
             code = known.get(phase)
-            if code is None and phase > newest:
+            if code is None and is_open:
                 kept.append((phase, place))
             else:
                 self._count(self._by_code, len(NAMES) - 1 if code is None else code, place)
         self._newest = kept
+
+    def forget(self, pids: set[int]) -> None:
+        """Nothing comes of these processes any more: their functions are counted, and not where they were."""
+        for place in [place for place in self.counts if place[0] in pids]:
+            function, module, role, _ = self.names.get(place, _UNKNOWN)
+            n, _ = self._former.get((function, module), (0, role))
+            self._former[function, module] = n + sum(self.counts.pop(place).values()), role
+        gone = {stack for stack, place in self._leaves.items() if place[0] in pids}
+        if gone:
+            self._leaves = {stack: place for stack, place in self._leaves.items() if stack not in gone}
+            self._places = set(self._leaves.values())
+        waiting = {place for _, place in self._newest}
+        for place in [place for place in self.names if place[0] in pids and place not in waiting]:
+            del self.names[place]
 
     def unnamed(self, n: int) -> list[Place]:
         """The most frequent places without a name, at most `n`."""
@@ -87,7 +104,7 @@ class SampleSums:
         """By tid: samples, and those of them that spin."""
         result: dict[int, tuple[int, int]] = {}
         for place, of_place in self.counts.items():
-            spins = self.names.get(place, ("", "", "", False))[3]
+            spins = self.names.get(place, _UNKNOWN)[3]
             for tid, n in of_place.items():
                 samples, spinning = result.get(tid, (0, 0))
                 result[tid] = samples + n, spinning + (n if spins else 0)
@@ -95,16 +112,16 @@ class SampleSums:
 
     def by_function(self) -> dict[tuple[str, str], tuple[int, str]]:
         """By (function, module): samples, and the role."""
-        result: dict[tuple[str, str], tuple[int, str]] = {}
+        result = dict(self._former)
         for place, of_place in self.counts.items():
-            function, module, role, _ = self.names.get(place, ("[unknown]", "[unknown]", "other", False))
+            function, module, role, _ = self.names.get(place, _UNKNOWN)
             before, _ = result.get((function, module), (0, role))
             result[function, module] = before + sum(of_place.values()), role
         return result
 
     def _count(self, sums: npt.NDArray[np.int64], code: int, place: Place) -> None:
         sums[code, 0] += 1
-        sums[code, 1] += self.names.get(place, ("", "", "", False))[3]
+        sums[code, 1] += self.names.get(place, _UNKNOWN)[3]
 
     def _name(self, row: Any) -> None:
         place = int(row["pid"]), int(row["address"])

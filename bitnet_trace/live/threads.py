@@ -1,5 +1,6 @@
 """What each thread is doing: its name, whether it runs, and where, from its last switch."""
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,8 @@ class ThreadTable:
 
     def __init__(self) -> None:
         self.by_tid: dict[int, Thread] = {}
-        self._ended: list[int] = []
+        self._ended: deque[int] = deque()
+        self.n_forgotten = 0
 
     def take_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of schema.THREAD_SCHEMA."""
@@ -50,9 +52,10 @@ class ThreadTable:
             elif thread.state == "X":
                 thread.state = None  # its number was given again
         while len(self._ended) > _MOST_ENDED:
-            tid = self._ended.pop(0)
+            tid = self._ended.popleft()
             if tid in self.by_tid and self.by_tid[tid].state == "X":
                 del self.by_tid[tid]
+                self.n_forgotten += 1
 
     def take_scheduling(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of schema.SCHEDULING_SCHEMA: what was asked for and granted."""

@@ -1,6 +1,8 @@
 """The live view's figures: those of the report of the same recording, however the run is cut into pieces."""
 
+import gc
 import time
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ import pytest
 
 from bitnet_trace.analysis.phases import Earlier, names_of_process, phase_of_row
 from bitnet_trace.analysis.report import build_report
+from bitnet_trace.live.figures import Figures
 from bitnet_trace.live.fold import Fold
 from bitnet_trace.live.model import Frame
 from bitnet_trace.live.plain import line
@@ -18,6 +21,9 @@ from bitnet_trace.recording.writer import Writer
 from tests.unit.traces import META, MS, PID, Script, event, events, inference_events, write_inference
 
 N_TOKENS = 1500
+N_CALLS = 7
+STACKS = np.dtype([("stack", "u4"), ("pid", "u4"), ("level", "u4"), ("address", "u8")])
+SAMPLES = np.dtype([("stack", "u4"), ("tid", "u4"), ("phase", "u4"), ("reason", "u1")])
 
 
 def long_run():
@@ -136,6 +142,69 @@ def test_memory_is_bounded(long_recording):
         fold.take("events", batch)
         fold.settle()
     assert len(fold.by_newest_phase().keys) <= 4 * (2 * 256 + 50)
+
+
+def test_processes_that_come_and_go():
+    """Of those that ended long ago sums are kept, and nothing for each of them."""
+
+    def run(fold, number):
+        pid, threads = 1000 + 10 * number, 6
+        script = Script(pid, 1000 * MS + 100 * MS * number, 1 + 100 * number)
+        for _ in range(N_CALLS + 1):
+            script.call(Role.DECODE, 2 * MS, 1, samples=1)
+        rows = script.exit().rows()
+        tids = range(pid, pid + threads)
+        thread = {"pid": pid, "comm": "x", "start_ns": rows[0]["begin_ns"], "end_ns": None, "exit_code": None}
+        fold.take("threads", [{**thread, "tid": tid} for tid in tids])
+        fold.take("phases", rows)
+        batch = [
+            event(Kind.SWITCH_OUT, row["end_ns"] - 1, row["id"], tid, SwitchFlag.VOLUNTARY, 1000)
+            for row in rows
+            for tid in tids
+        ]
+        fold.take("events", events(*batch))
+        fold.take("stacks", np.array([(number, pid, 0, 4096 + number)], STACKS))
+        fold.take("symbols", [{"pid": pid, "address": 4096 + number, "module": "/m", "function": "f", "spins": False}])
+        fold.take("samples", np.array([(number, pid, rows[2]["id"], 0)], SAMPLES))
+        fold.take("threads", [{**thread, "tid": tid, "end_ns": rows[-1]["end_ns"], "exit_code": 0} for tid in tids])
+        fold.settle()
+        figures.frame(rows[-1]["end_ns"], {})
+
+    n = 300
+    fold = Fold()
+    figures = Figures(fold, 1000 * MS, 2)
+    held = []
+    tracemalloc.start()
+    try:
+        for number in range(n):
+            run(fold, number)
+            if number % 100 == 99:
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[2] < 1.1 * held[1], held
+    frame = figures.frame(fold.latest_ns, {})
+    decode = next(row for row in frame.by_phase if row["phase"] == "decode")
+    assert decode["n"] == frame.decoded_tokens == n * N_CALLS
+    assert decode["cpu_ns"] == n * N_CALLS * 6 * 1000
+    assert len(frame.threads) == 256
+    assert [(one.name, one.samples) for one in frame.functions] == [("f", n)]
+
+
+def test_an_end_that_was_lost():
+    """Keeps nothing from being settled for long."""
+    script = Script()
+    for _ in range(3000):
+        script.call(Role.DECODE, 2 * MS, 1, samples=1)
+    fold = Fold()
+    rows = script.rows()
+    rows[1]["end_ns"] = None
+    for place in range(0, len(rows), 100):
+        fold.take("phases", rows[place : place + 100])
+        fold.take("events", events(event(Kind.YIELD, rows[place]["begin_ns"], 9000 + place)))  # no word of it either
+        fold.settle()
+    assert len(fold.book.named()) < 2200
 
 
 def test_a_million_events_are_folded_in_time():
