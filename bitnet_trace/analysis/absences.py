@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.split import Ints, as_time
 from bitnet_trace.recording.layout import DURATION_ONLY, EVENT_DTYPE, WAIT_REASON_SHIFT, Kind, SwitchFlag, WaitReason
 
@@ -52,12 +53,10 @@ class SwitchPairs:
     def __init__(self) -> None:
         self._open = np.empty(0, EVENT_DTYPE)  # of each thread its last switch away, when it has not come back
 
-    def add(self, batch: Events) -> Absences:
-        """The absences that ended in `batch`, an EVENT_DTYPE array."""
-        kinds = batch["kind"]
-        is_switch = (kinds == Kind.SWITCH_OUT) | (kinds == Kind.SWITCH_IN)
-        switches = batch.compress(is_switch & (batch["arg0"] < DURATION_ONLY))
-        rows = np.concatenate([self._open, switches])
+    def add(self, events: ByKind) -> Absences:
+        """The absences that ended among `events`."""
+        switches = events.of(Kind.SWITCH_OUT, Kind.SWITCH_IN)
+        rows = np.concatenate([self._open, switches.compress(switches["arg0"] < DURATION_ONLY)])
         in_order = bool((rows["ts_ns"][:-1] <= rows["ts_ns"][1:]).all())
         by_thread = np.argsort(rows["tid"], kind="stable") if in_order else np.lexsort((rows["ts_ns"], rows["tid"]))
         rows = rows.take(by_thread)

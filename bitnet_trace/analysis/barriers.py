@@ -13,13 +13,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis.absences import Absences, join
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.lateness import CAUSES, Held, held_up
 from bitnet_trace.analysis.split import Ints, as_time
 from bitnet_trace.recording.layout import EVENT_DTYPE, FaultFlag, Kind
 
 WHAT = "barriers"
 WITH_BARRIERS = (WHAT, "operations")  # windows in which barriers are recorded
-_KINDS = np.array([Kind.BARRIER, Kind.FAULT, Kind.MIGRATE], np.uint16)
+_KINDS = (Kind.BARRIER, Kind.FAULT, Kind.MIGRATE)
 
 Events = npt.NDArray[np.void]
 Bools = npt.NDArray[np.bool_]
@@ -52,24 +53,23 @@ class BarrierEvents:
         """`windows`: schema.WINDOW_SCHEMA. `phases` has id, role, begin_ns, end_ns and overlapped."""
         self.calls = calls_in_windows(windows[windows["what"].isin(WITH_BARRIERS)], phases)
         self._ids = np.sort(self.calls["id"].to_numpy(dtype=np.int64))
-        self._events = [np.empty(0, EVENT_DTYPE)]
+        self._events: dict[int, list[Events]] = {kind: [np.empty(0, EVENT_DTYPE)] for kind in _KINDS}
         self._absences: list[Absences] = []
 
-    def add(self, batch: Events, absences: Absences) -> None:
-        """Takes an EVENT_DTYPE array, and the absences that ended in it."""
+    def add(self, events: ByKind, absences: Absences) -> None:
+        """Takes events, and the absences that ended among them."""
         if not len(self._ids):
             return
-        events = batch[np.isin(batch["kind"], _KINDS)]
-        self._events.append(events[among(events["phase"].astype(np.int64), self._ids)])
+        for kind, gathered in self._events.items():
+            rows = events.of(kind)
+            gathered.append(rows[among(rows["phase"].astype(np.int64), self._ids)])
         self._absences.append(absences[among(absences.phase, self._ids)])
 
     def result(self) -> Barriers:
         """All instances. Where no switches were recorded (`--detail counts`) all lateness counts as slower."""
-        events = np.concatenate(self._events)
-        flags, kinds = events["arg0"], events["kind"]
-        faults = events[(kinds == Kind.FAULT) & ((flags & (FaultFlag.NO_LATENCY | FaultFlag.FAILED)) == 0)]
-        moves = events[kinds == Kind.MIGRATE]
-        return match(events[kinds == Kind.BARRIER], self.calls, join(self._absences), faults, moves)
+        entries, faults, moves = (np.concatenate(self._events[kind]) for kind in _KINDS)
+        timed = (faults["arg0"] & (FaultFlag.NO_LATENCY | FaultFlag.FAILED)) == 0
+        return match(entries, self.calls, join(self._absences), faults[timed], moves)
 
 
 def calls_in_windows(windows: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bitnet_trace.analysis.fold import to_int
+from bitnet_trace.analysis.by_kind import ByKind
+from bitnet_trace.analysis.keyed_sums import KeyedSums
 from bitnet_trace.analysis.numa import pages_by_node
 from bitnet_trace.analysis.page_sizes import PageSizes, page_sizes
 from bitnet_trace.analysis.phases import UNKNOWN as UNKNOWN_PHASE
@@ -32,16 +33,14 @@ from bitnet_trace.recording.reader import Recording
 # Records reach the recording nearly by time: what is older than this has been overtaken by nothing.
 _SETTLED_NS = 100_000_000
 _CALLS = (Kind.MMAP, Kind.MUNMAP, Kind.MREMAP, Kind.MREMAP_FROM, Kind.BRK, Kind.MADVISE, Kind.MLOCK)
-_OTHERS = np.array([*_CALLS, Kind.POPULATE, Kind.READ, Kind.FILE_READ])
+_OTHERS = (*_CALLS, Kind.POPULATE, Kind.READ, Kind.FILE_READ)
 _CHANGING = np.array([Kind.MMAP, Kind.MUNMAP, Kind.MREMAP, Kind.MREMAP_FROM, Kind.BRK, Kind.MADVISE])
-_PLACE = ["region", "tensor", "phase"]
 _SUMS = [column.key for column in PLACE_SUMS]
 _ADDRESSED = np.array([Kind.MMAP, Kind.MREMAP, Kind.MADVISE, Kind.MLOCK])
 _PAGE_MASK = ~0xFFF
 _NO_ADDRESS = 1
 _OF_CALLS = "by execve and other calls"
 _LARGEST_READ = 1 << 31  # MAX_RW_COUNT: a call returns no more
-_MAX_TABLES = 64
 # as the records have them: whole arrays are compared
 _FAILED, _MAJOR, _KERNEL = (np.uint32(flag) for flag in (FaultFlag.FAILED, FaultFlag.MAJOR, FaultFlag.KERNEL))
 
@@ -88,33 +87,29 @@ class PlaceGatherer:
         # records that have not settled: faults, and all else of _OTHERS
         self._pending = np.empty(0, EVENT_DTYPE)
         self._others = np.empty(0, EVENT_DTYPE)
-        self._sums: list[pd.DataFrame] = []
+        self._sums = KeyedSums(tuple(_SUMS))
         self._read: dict[str, Coverage] = defaultdict(Coverage)
 
-    def add(self, batch: Events) -> None:
-        """Takes an EVENT_DTYPE array."""
-        if not len(batch):
-            return
-        times_ns, kinds, flags = (np.ascontiguousarray(batch[name]) for name in ("ts_ns", "kind", "arg0"))
-        settled_ns = np.uint64(max(int(times_ns.max()) - _SETTLED_NS, 0))
-        others = batch.take(np.flatnonzero(np.isin(kinds, _OTHERS, kind="table")))
-        others = _in_order(np.concatenate([self._others, others]))
+    def add(self, events: ByKind) -> None:
+        settled_ns = np.uint64(max(events.latest_ns - _SETTLED_NS, 0))
+        others = _in_order(np.concatenate([self._others, events.of(*_OTHERS)]))
         n_settled = int(np.searchsorted(others["ts_ns"], settled_ns, side="right"))
         self._others = others[n_settled:].copy()
         self._take_others(others[:n_settled], int(settled_ns))
-        is_fault = (kinds == Kind.FAULT) & (flags < DURATION_ONLY) & ((flags & _FAILED) == 0)
-        is_settled = times_ns <= settled_ns
-        before = self._pending["ts_ns"] <= settled_ns
-        self._take_faults(self._pending.compress(before))
-        self._take_faults(batch.take(np.flatnonzero(is_fault & is_settled)))
-        self._pending = np.concatenate([self._pending.compress(~before), batch.compress(is_fault & ~is_settled)])
+        faults = events.of(Kind.FAULT)
+        flags = np.ascontiguousarray(faults["arg0"])
+        faults = faults.compress((flags < DURATION_ONLY) & ((flags & _FAILED) == 0))
+        faults = np.concatenate([self._pending, faults])
+        is_settled = faults["ts_ns"] <= settled_ns
+        self._take_faults(faults.compress(is_settled))
+        self._pending = faults.compress(~is_settled)
         self._spaces.forget_past()
 
     def result(self) -> FaultPlaces:
         """The tables; to be called once, after all events."""
         self._take_others(self._others, 1 << 62)
         self._take_faults(self._pending)
-        sums = pd.concat([_nothing(), *self._sums]).groupby(_PLACE, as_index=False).sum()
+        sums = self._table()
         regions = pd.DataFrame(self._regions.known, columns=["region", "path"])
         place = sums["region"].to_numpy(np.int64)
         named = sums.assign(
@@ -273,27 +268,21 @@ class PlaceGatherer:
     def _add(self, regions: Ints, tensors: Ints, phases: Ints, sums: dict[str, Ints]) -> None:
         if not len(regions):
             return
-        n_tensors, n_phases = len(self._tensors) + 1, len(self._phase_names)
-        place, keys = pd.factorize((regions * n_tensors + tensors + 1) * n_phases + phases)
-        table = _nothing().reindex(range(len(keys)), fill_value=0)
-        table["region"] = keys // n_phases // n_tensors
-        table["tensor"] = keys // n_phases % n_tensors - 1
-        table["phase"] = keys % n_phases
-        for column, values in sums.items():
-            table[column] = to_int(np.bincount(place, weights=values, minlength=len(keys)))
-        self._sums.append(table)
-        if len(self._sums) > _MAX_TABLES:
-            self._sums = [pd.concat(self._sums).groupby(_PLACE, as_index=False).sum()]
+        keys = (regions * (len(self._tensors) + 1) + tensors + 1) * len(self._phase_names) + phases
+        self._sums.add(keys, sums)
+
+    def _table(self) -> pd.DataFrame:
+        """region, tensor (-1: none) and phase, as numbers, and all of _SUMS; by these three."""
+        table = self._sums.table()
+        place, phase = np.divmod(table["key"].to_numpy(), len(self._phase_names))
+        region, tensor = np.divmod(place, len(self._tensors) + 1)
+        return table.assign(region=region, tensor=tensor - 1, phase=phase)
 
 
 def _in_order(rows: Events) -> Events:
     if (rows["ts_ns"][1:] < rows["ts_ns"][:-1]).any():
         return rows.take(np.argsort(rows["ts_ns"], kind="stable"))
     return rows
-
-
-def _nothing() -> pd.DataFrame:
-    return pd.DataFrame({name: np.empty(0, np.int64) for name in [*_PLACE, *_SUMS]})
 
 
 def _populated_addresses(rows: Events, populates: npt.NDArray[np.bool_]) -> Ints:

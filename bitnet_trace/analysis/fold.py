@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.split import PhaseEdges, as_time
 from bitnet_trace.recording.layout import (
     COUNTER_FIELDS,
@@ -63,21 +65,33 @@ def fold_events(events: Events | Iterable[Events], phases: pd.DataFrame) -> pd.D
     as int64: sums, and for rss_peak_bytes the maximum. A count bills to the event's own phase; time on and off the CPU,
     on the run queue and in futex, read and memory calls is split at the phase edges of its process.
     """
-    edges = PhaseEdges.of(phases)
-    batches = [events] if isinstance(events, np.ndarray) else events
-    sums: list[Sums] = []
-    size, limit = 0, _SIZE_AT_LEAST
-    for batch in batches:
-        sums.append(fold_batch(batch, edges))
-        size += sums[-1].size
-        if size > limit:  # so that each sum is added up a few times at most, however many batches there are
-            sums = [_added(sums)]
-            size = sums[0].size
-            limit = 2 * size + _SIZE_AT_LEAST
-    return _added(sums).table()
+    folding = Folding(phases)
+    for batch in [events] if isinstance(events, np.ndarray) else events:
+        folding.add(ByKind(batch))
+    return folding.counters()
 
 
-def fold_batch(events: Events, edges: PhaseEdges) -> "Sums":
+class Folding:
+    """`fold_events` of batches that come one by one."""
+
+    def __init__(self, phases: pd.DataFrame) -> None:
+        self._edges = PhaseEdges.of(phases)
+        self._sums: list[Sums] = []
+        self._size, self._limit = 0, _SIZE_AT_LEAST
+
+    def add(self, events: ByKind) -> None:
+        self._sums.append(fold_batch(events, self._edges))
+        self._size += self._sums[-1].size
+        if self._size > self._limit:  # so that each sum is added up a few times at most, however many batches there are
+            self._sums = [_added(self._sums)]
+            self._size = self._sums[0].size
+            self._limit = 2 * self._size + _SIZE_AT_LEAST
+
+    def counters(self) -> pd.DataFrame:
+        return _added(self._sums).table()
+
+
+def fold_batch(events: ByKind, edges: PhaseEdges) -> "Sums":
     """The same of one batch, as plain arrays."""
     edges.expect(len(events))
     return _Fold(events, edges).result()
@@ -174,45 +188,56 @@ def _sparse(values: npt.NDArray[np.int64]) -> tuple[Rows, npt.NDArray[np.int64]]
     return rows, values[rows]
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Events of one kind, and the number of each one's key."""
+
+    events: Events
+    code: npt.NDArray[np.intp]
+
+    def __getitem__(self, field: str) -> npt.NDArray[Any]:
+        return self.events[field]
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> "_Rows":
+        return self if chosen.all() else _Rows(self.events.compress(chosen), self.code.compress(chosen))
+
+
 class _Fold:
     """One batch while it is folded: keys of (phase, tid) as small numbers, and a column of sums for each counter."""
 
-    def __init__(self, events: Events, edges: PhaseEdges) -> None:
+    def __init__(self, events: ByKind, edges: PhaseEdges) -> None:
         self._edges = edges
-        self._events = events
-        self._ts_ns = as_time(events["ts_ns"])
-        keys = events["phase"].astype(np.uint64) << _KEY_SHIFT | events["tid"]
-        self._code, self._keys = pd.factorize(keys)
+        self._steps: dict[int, Callable[[_Rows], None]] = {
+            Kind.FAULT: self._faults,
+            Kind.POPULATE: self._populate,
+            Kind.SWITCH_OUT: self._switches_out,
+            Kind.SWITCH_IN: self._switches_in,
+            Kind.WAKEUP: partial(self._add, "wakeups"),
+            Kind.MIGRATE: partial(self._add, "migrations"),
+            Kind.FUTEX: self._futex,
+            Kind.FUTEX_WAKES: lambda rows: self._add("futex_calls", rows, rows["arg0"]),
+            Kind.READ: self._reads,
+            Kind.YIELD: partial(self._add, "sched_yield_calls"),
+            Kind.SYSTEM_TIME: lambda rows: self._add("cpu_system_ns", rows, rows["arg1"]),
+            Kind.RSS: self._rss,
+            Kind.IO_SUBMIT: partial(self._add, "io_uring_submitted"),
+            Kind.IO_COMPLETE: self._io_completions,
+            Kind.TLB: self._tlb,
+            **{kind: partial(self._memory_calls, name) for kind, name in _MEMORY_CALLS.items()},
+        }
+        self._rows = {kind: events.of(kind) for kind in events.kinds if kind in self._steps}
+        keys = [rows["phase"].astype(np.uint64) << _KEY_SHIFT | rows["tid"] for rows in self._rows.values()]
+        self._code, self._keys = pd.factorize(np.concatenate([np.empty(0, np.uint64), *keys]))
         self._begin_ns, self._pid = edges.lookup((self._keys >> _KEY_SHIFT).astype(np.uint32))
         self._sums: dict[str, npt.NDArray[Any]] = {}  # of those that are not all 0
         # Parts of durations in other phases than their record's: counter, keys, amounts.
         self._moved: list[tuple[str, npt.NDArray[np.uint64], npt.NDArray[np.float64]]] = []
 
     def result(self) -> Sums:
-        steps: dict[int, Callable[[Rows], None]] = {
-            Kind.FAULT: self._faults,
-            Kind.POPULATE: self._populate,
-            Kind.SWITCH_OUT: self._switches_out,
-            Kind.SWITCH_IN: self._switches_in,
-            Kind.WAKEUP: lambda rows: self._add("wakeups", rows),
-            Kind.MIGRATE: lambda rows: self._add("migrations", rows),
-            Kind.FUTEX: self._futex,
-            Kind.FUTEX_WAKES: lambda rows: self._add("futex_calls", rows, self._events["arg0"][rows]),
-            Kind.READ: self._reads,
-            Kind.YIELD: lambda rows: self._add("sched_yield_calls", rows),
-            Kind.SYSTEM_TIME: lambda rows: self._add("cpu_system_ns", rows, self._events["arg1"][rows]),
-            Kind.RSS: self._rss,
-            Kind.IO_SUBMIT: lambda rows: self._add("io_uring_submitted", rows),
-            Kind.IO_COMPLETE: self._io_completions,
-            Kind.TLB: self._tlb,
-        }
-        kinds = np.ascontiguousarray(self._events["kind"])
-        for kind in np.unique(kinds).tolist():
-            rows = np.flatnonzero(kinds == kind)
-            if kind in steps:
-                steps[kind](rows)
-            elif kind in _MEMORY_CALLS:
-                self._memory_calls(_MEMORY_CALLS[kind], rows)
+        begin = 0
+        for kind, events in self._rows.items():
+            self._steps[kind](_Rows(events, self._code[begin : begin + len(events)]))
+            begin += len(events)
         return self._gathered()
 
     def _gathered(self) -> Sums:
@@ -228,107 +253,112 @@ class _Fold:
             some |= values != 0
         return Sums(unique[some], {name: _sparse(values[some]) for name, values in sums.items()})
 
-    def _counted(self, rows: Rows) -> Rows:
-        """Those of `rows` that are events themselves and not only a duration of one that was counted already."""
-        return rows[self._events["arg0"][rows] < DURATION_ONLY]
-
-    def _add(self, name: str, rows: Rows, amount: Amounts | None = None) -> None:
+    def _add(self, name: str, rows: _Rows, amount: Amounts | None = None) -> None:
         """Adds 1, or `amount`, for each of `rows` to the counter in the row's own phase."""
-        if len(rows):
+        if len(rows.code):
             weights = None if amount is None else amount.astype(np.float64)
-            sums = np.bincount(self._code[rows], weights=weights, minlength=len(self._keys))
+            sums = np.bincount(rows.code, weights=weights, minlength=len(self._keys))
             self._sums[name] = self._sums.get(name, 0.0) + sums
 
-    def _add_time(self, name: str, rows: Rows, length_ns: Amounts) -> None:
+    def _add_time(self, name: str, rows: _Rows, length_ns: Amounts) -> None:
         """Adds the durations that end at `rows`, split at phase edges."""
-        end_ns = self._ts_ns[rows]
+        end_ns = as_time(rows["ts_ns"])
         length = np.minimum(as_time(length_ns), end_ns)
-        over_edge = end_ns - length < self._begin_ns[self._code[rows]]
-        self._add(name, rows[~over_edge], length[~over_edge])
-        crossing = rows[over_edge]
-        if not len(crossing):
+        over_edge = end_ns - length < self._begin_ns[rows.code]
+        if not over_edge.any():
+            self._add(name, rows, length)
             return
-        phase, tid = self._events["phase"][crossing], self._events["tid"][crossing]
-        pid = self._pid[self._code[crossing]]
+        self._add(name, rows.where(~over_edge), length[~over_edge])
+        crossing = rows.where(over_edge)
+        phase, tid, pid = crossing["phase"], crossing["tid"], self._pid[crossing.code]
         for parts in self._edges.split(end_ns[over_edge], length[over_edge], phase, pid):
             keys = parts.phase.astype(np.uint64) << _KEY_SHIFT | tid[parts.event]
             code, unique = pd.factorize(keys)
             self._moved.append((name, unique, np.bincount(code, weights=parts.ns).astype(np.float64)))
 
-    def _faults(self, rows: Rows) -> None:
-        rows = self._counted(rows)
-        flags = self._events["arg0"][rows]
+    def _faults(self, rows: _Rows) -> None:
+        rows = _counted(rows)
+        flags = rows["arg0"]
         failed = (flags & FaultFlag.FAILED) != 0
-        self._add("faults_failed", rows[failed])
+        self._add("faults_failed", rows.where(failed))
+        handled = rows.where(~failed)
+        flags = handled["arg0"]
         kernel, major = (flags & FaultFlag.KERNEL) != 0, (flags & FaultFlag.MAJOR) != 0
         for source, from_source in (("user", ~kernel), ("kernel", kernel)):
             for size, of_size in (("minor", ~major), ("major", major)):
-                self._add(f"faults_{source}_{size}", rows[~failed & from_source & of_size])
-        self._add("fault_ns", rows[~failed], self._events["arg2"][rows[~failed]])
+                self._add(f"faults_{source}_{size}", handled.where(from_source & of_size))
+        self._add("fault_ns", handled, handled["arg2"])
 
-    def _populate(self, rows: Rows) -> None:
-        both = self._events["arg1"][rows]
+    def _populate(self, rows: _Rows) -> None:
+        both = rows["arg1"]
         self._add("faults_populate_minor", rows, both & _LOW_WORD)
         self._add("faults_populate_major", rows, both >> _KEY_SHIFT)
-        self._add("populated_bytes", rows, self._events["arg2"][rows])
+        self._add("populated_bytes", rows, rows["arg2"])
 
-    def _switches_out(self, rows: Rows) -> None:
-        self._add_time("cpu_ns", rows, self._events["arg1"][rows])
-        in_kernel = rows[(self._events["arg0"][rows] & SwitchFlag.IN_KERNEL) != 0]
-        self._add_time("cpu_system_ns", in_kernel, self._events["arg1"][in_kernel])
-        counted = self._counted(rows)
-        flags = self._events["arg0"][counted]
-        is_switch, voluntary = (flags & SwitchFlag.EXIT) == 0, (flags & SwitchFlag.VOLUNTARY) != 0
-        self._add("switches_voluntary", counted[is_switch & voluntary])
-        self._add("switches_involuntary", counted[is_switch & ~voluntary])
+    def _switches_out(self, rows: _Rows) -> None:
+        self._add_time("cpu_ns", rows, rows["arg1"])
+        in_kernel = rows.where((rows["arg0"] & SwitchFlag.IN_KERNEL) != 0)
+        self._add_time("cpu_system_ns", in_kernel, in_kernel["arg1"])
+        counted = _counted(rows)
+        switches = counted.where((counted["arg0"] & SwitchFlag.EXIT) == 0)
+        voluntary = (switches["arg0"] & SwitchFlag.VOLUNTARY) != 0
+        self._add("switches_voluntary", switches.where(voluntary))
+        self._add("switches_involuntary", switches.where(~voluntary))
 
-    def _switches_in(self, rows: Rows) -> None:
-        self._add_time("offcpu_ns", rows, self._events["arg1"][rows])
-        self._add_time("runq_wait_ns", rows, self._events["arg2"][rows])
+    def _switches_in(self, rows: _Rows) -> None:
+        self._add_time("offcpu_ns", rows, rows["arg1"])
+        waited = rows.where(rows["arg2"] != 0)
+        self._add_time("runq_wait_ns", waited, waited["arg2"])
 
-    def _futex(self, rows: Rows) -> None:
-        self._add("futex_calls", self._counted(rows))
-        operation = self._events["arg0"][rows] & np.uint32(0xFFFF)
+    def _futex(self, rows: _Rows) -> None:
+        self._add("futex_calls", _counted(rows))
+        operation = rows["arg0"] & np.uint32(0xFFFF)
         plain = operation & np.uint32(FUTEX_OPERATION_MASK)
-        waits = rows[np.isin(operation, FUTEX_CALL_WAITS) | np.isin(plain, FUTEX_WAITS)]
-        self._add_time("futex_wait_ns", waits, self._events["arg2"][waits])
+        waits = rows.where(np.isin(operation, FUTEX_CALL_WAITS) | np.isin(plain, FUTEX_WAITS))
+        self._add_time("futex_wait_ns", waits, waits["arg2"])
 
-    def _reads(self, rows: Rows) -> None:
-        counted = self._counted(rows)
+    def _reads(self, rows: _Rows) -> None:
+        counted = _counted(rows)
         self._add("read_calls", counted)
-        result = self._events["arg1"][counted].view(np.int64)
-        self._add("read_bytes", counted[result > 0], result[result > 0])
-        self._add_time("read_ns", rows, self._events["arg2"][rows])
+        moved = counted.where(counted["arg1"].view(np.int64) > 0)
+        self._add("read_bytes", moved, moved["arg1"].view(np.int64))
+        self._add_time("read_ns", rows, rows["arg2"])
 
-    def _memory_calls(self, name: str, rows: Rows) -> None:
-        counted = self._counted(rows)
+    def _memory_calls(self, name: str, rows: _Rows) -> None:
+        counted = _counted(rows)
         self._add(f"{name}_calls", counted)
         if f"{name}_bytes" in _NUMBER:
-            done = counted[(self._events["arg1"][counted] & np.uint64(MemoryDetail.FAILED)) == 0]
-            self._add(f"{name}_bytes", done, self._events["arg0"][done].astype(np.uint64) << PAGE_SHIFT)
-        self._add_time("memory_calls_ns", rows, self._events["arg2"][rows])
+            done = counted.where((counted["arg1"] & np.uint64(MemoryDetail.FAILED)) == 0)
+            self._add(f"{name}_bytes", done, done["arg0"].astype(np.uint64) << PAGE_SHIFT)
+        self._add_time("memory_calls_ns", rows, rows["arg2"])
 
-    def _io_completions(self, rows: Rows) -> None:
-        rows = rows[(self._events["arg0"][rows] & IoFlag.MORE) == 0]
+    def _io_completions(self, rows: _Rows) -> None:
+        rows = rows.where((rows["arg0"] & IoFlag.MORE) == 0)
         self._add("io_uring_completed", rows)
-        self._add("io_uring_ns", rows, as_time(self._events["arg2"][rows]))
-        result = self._events["arg1"][rows].view(np.int64)
-        moved = ((self._events["arg0"][rows] & IoFlag.BYTES) != 0) & (result > 0)
-        self._add("io_uring_bytes", rows[moved], result[moved])
+        self._add("io_uring_ns", rows, as_time(rows["arg2"]))
+        result = rows["arg1"].view(np.int64)
+        moved = rows.where(((rows["arg0"] & IoFlag.BYTES) != 0) & (result > 0))
+        self._add("io_uring_bytes", moved, moved["arg1"].view(np.int64))
 
-    def _tlb(self, rows: Rows) -> None:
-        what = self._events["arg0"][rows]
-        self._add("tlb_ipis_sent", rows[what == TlbEvent.IPI_SENT])
-        self._add("tlb_shootdowns_received", rows[what == TlbEvent.RECEIVED])
-        begun = rows[what == TlbEvent.BEGUN]
-        full = self._events["arg1"][begun] == FULL_FLUSH
+    def _tlb(self, rows: _Rows) -> None:
+        what = rows["arg0"]
+        self._add("tlb_ipis_sent", rows.where(what == TlbEvent.IPI_SENT))
+        self._add("tlb_shootdowns_received", rows.where(what == TlbEvent.RECEIVED))
+        begun = rows.where(what == TlbEvent.BEGUN)
+        full = begun["arg1"] == FULL_FLUSH
         self._add("tlb_flushes", begun)
-        self._add("tlb_full_flushes", begun[full])
-        self._add("tlb_flush_pages", begun[~full], as_time(self._events["arg1"][begun[~full]]))
+        self._add("tlb_full_flushes", begun.where(full))
+        counted = begun.where(~full)
+        self._add("tlb_flush_pages", counted, as_time(counted["arg1"]))
 
-    def _rss(self, rows: Rows) -> None:
+    def _rss(self, rows: _Rows) -> None:
         peaks = self._sums.setdefault("rss_peak_bytes", np.zeros(len(self._keys)))
-        np.maximum.at(peaks, self._code[rows], self._events["arg1"][rows].astype(np.float64))
+        np.maximum.at(peaks, rows.code, rows["arg1"].astype(np.float64))
+
+
+def _counted(rows: _Rows) -> _Rows:
+    """Those that are events themselves and not only a duration of one that was counted already."""
+    return rows.where(rows["arg0"] < DURATION_ONLY)
 
 
 def to_int(sums: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

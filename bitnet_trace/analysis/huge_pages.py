@@ -2,10 +2,9 @@
 
 from collections import Counter
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.phases import UNKNOWN
 from bitnet_trace.columns import COLLAPSES
 from bitnet_trace.recording.layout import COLLAPSE_FILE, Kind
@@ -20,9 +19,8 @@ class Collapses:
     def __init__(self) -> None:
         self._found: Counter[tuple[int, int]] = Counter()
 
-    def add(self, events: npt.NDArray[np.void]) -> None:
-        """Takes an EVENT_DTYPE array."""
-        rows = events[events["kind"] == Kind.COLLAPSE]
+    def add(self, events: ByKind) -> None:
+        rows = events.of(Kind.COLLAPSE)
         if len(rows):
             self._found.update(zip(rows["phase"].tolist(), rows["arg0"].tolist(), strict=True))
 

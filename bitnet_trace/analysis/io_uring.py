@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.distribution import Distribution
 from bitnet_trace.analysis.split import as_time
 from bitnet_trace.recording.layout import IO_UNKNOWN_OPCODE, IoFlag, Kind
@@ -24,10 +24,8 @@ class IoRequests:
         self._latencies: dict[int, Distribution] = defaultdict(Distribution)
         self._more = 0
 
-    def add(self, events: npt.NDArray[np.void]) -> None:
-        """Takes the IO_SUBMIT and IO_COMPLETE events of an EVENT_DTYPE array."""
-        kind = events["kind"]
-        submitted, completed = events[kind == Kind.IO_SUBMIT], events[kind == Kind.IO_COMPLETE]
+    def add(self, events: ByKind) -> None:
+        submitted, completed = events.of(Kind.IO_SUBMIT), events.of(Kind.IO_COMPLETE)
         ends = completed[(completed["arg0"] & IoFlag.MORE) == 0]
         self._more += len(completed) - len(ends)
         opcodes = submitted["arg0"] & _OPCODE

@@ -1,8 +1,6 @@
 """Exact quantiles of page-fault latencies."""
 
-import numpy as np
-import numpy.typing as npt
-
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.distribution import Distribution
 from bitnet_trace.analysis.split import as_time
 from bitnet_trace.recording.layout import FaultFlag, Kind
@@ -14,11 +12,10 @@ class FaultLatencies:
     def __init__(self) -> None:
         self._latencies = Distribution()
 
-    def add(self, events: npt.NDArray[np.void]) -> None:
-        """Takes the FAULT events of an EVENT_DTYPE array."""
-        flags = events["arg0"]
-        timed = (events["kind"] == Kind.FAULT) & ((flags & (FaultFlag.FAILED | FaultFlag.NO_LATENCY)) == 0)
-        self._latencies.add(as_time(events["arg2"][timed]))
+    def add(self, events: ByKind) -> None:
+        faults = events.of(Kind.FAULT)
+        timed = (faults["arg0"] & (FaultFlag.FAILED | FaultFlag.NO_LATENCY)) == 0
+        self._latencies.add(as_time(faults["arg2"][timed]))
 
     def quantiles(self) -> dict[str, int] | None:
         """p50, p90, p99 and max in ns (nearest rank: each is a latency that occurred); None without faults."""

@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.distribution import Distribution
+from bitnet_trace.analysis.fold import to_int
 from bitnet_trace.analysis.regions import MODEL, PAGE_SHIFT
 from bitnet_trace.analysis.split import as_time
 from bitnet_trace.columns import LOAD_PATH
@@ -30,8 +32,7 @@ class FileReads:
     def __init__(self, models: pd.DataFrame) -> None:
         """`models`: Recording.tensors; only reads of those files count."""
         keys = models.drop_duplicates(["device", "inode"])
-        self._models = {(int(device), int(inode)) for device, inode in zip(keys["device"], keys["inode"], strict=True)}
-        self._inodes = np.array([inode for _, inode in self._models], np.uint64)
+        self._models = _Files(keys["device"].to_numpy(np.uint64), keys["inode"].to_numpy(np.uint64))
         self._sizes, self._latencies = Distribution(), Distribution()
         self._direct: Counter[int] = Counter()  # bytes by phase, as the next three
         self._missed: Counter[int] = Counter()
@@ -40,48 +41,40 @@ class FileReads:
         self._under_way: list[tuple[Ints, Ints, Ints]] = []  # phase, begin and end of requests
         self.calls = 0
 
-    def add(self, batch: Events) -> None:
-        """Takes an EVENT_DTYPE array."""
-        if not self._models:
+    def add(self, events: ByKind) -> None:
+        if not len(self._models):
             return
-        self._reads(batch)
-        self._cache(batch)
-        done = batch[(batch["kind"] == Kind.IO_COMPLETE) & (batch["arg0"] & _NOT_TIMED == 0)]
-        self._note(done)
+        self._reads(events.of(Kind.READ, Kind.FILE_READ))
+        self._came_in(events.of(Kind.CACHE_ADDED))
+        self._asked_for(events.of(Kind.READAHEAD))
+        done = events.of(Kind.IO_COMPLETE)
+        self._note(done[done["arg0"] & _NOT_TIMED == 0])
 
-    def _reads(self, batch: Events) -> None:
-        kinds = batch["kind"]
-        is_read = (kinds == Kind.READ) & (batch["arg0"] < DURATION_ONLY)
-        rows = batch.compress(is_read | (kinds == Kind.FILE_READ))
+    def _reads(self, rows: Events) -> None:
+        rows = rows.compress((rows["kind"] == Kind.FILE_READ) | (rows["arg0"] < DURATION_ONLY))
         rows = rows.take(np.argsort(rows["tid"], kind="stable"))
         where, what = rows[:-1], rows[1:]
         paired = (where["kind"] == Kind.FILE_READ) & (what["kind"] == Kind.READ) & (where["ts_ns"] == what["ts_ns"])
-        paired &= where["tid"] == what["tid"]
-        paired &= np.isin(where["arg2"], np.array([inode for _, inode in self._models], np.uint64))
-        keys = zip(where["arg0"][paired].tolist(), where["arg2"][paired].tolist(), strict=True)
-        own = np.array([key in self._models for key in keys], dtype=bool)
-        where, what = where.compress(paired).compress(own), what.compress(paired).compress(own)
+        paired &= (where["tid"] == what["tid"]) & self._models.have(where["arg0"], where["arg2"])
+        where, what = where.compress(paired), what.compress(paired)
         sizes = np.minimum(as_time(what["arg1"]), _LARGEST_READ)
         self.calls += len(what)
         self._sizes.add(sizes)
         self._latencies.add(as_time(what["arg2"]))
         direct = (where["arg1"] & np.uint64(READ_DIRECT)) != 0
-        for phase in np.unique(what["phase"][direct]).tolist():
-            self._direct[phase] += int(sizes[direct & (what["phase"] == phase)].sum())
+        _count(self._direct, what["phase"][direct], sizes[direct])
         self._note(what)
 
-    def _cache(self, batch: Events) -> None:
-        rows = batch[(batch["kind"] == Kind.CACHE_ADDED) | (batch["kind"] == Kind.READAHEAD)]
-        rows = rows[np.isin(rows["arg1"], self._inodes)]
-        for _, _, phase, kind, _, device, inode, value in rows.tolist():
-            if (device, inode) not in self._models:
-                continue
-            if kind == Kind.CACHE_ADDED:
-                self._missed[phase] += min(value, _LARGEST_FOLIO) << PAGE_SHIFT
-            elif value & READAHEAD_ASYNC:
-                self._ahead[phase] += 1
-            else:
-                self._waited[phase] += 1
+    def _came_in(self, rows: Events) -> None:
+        own = self._models.have(rows["arg0"], rows["arg1"])
+        pages = np.minimum(rows["arg2"][own], _LARGEST_FOLIO)
+        _count(self._missed, rows["phase"][own], pages.astype(np.int64) << PAGE_SHIFT)
+
+    def _asked_for(self, rows: Events) -> None:
+        own = self._models.have(rows["arg0"], rows["arg1"])
+        ahead = (rows["arg2"] & np.uint64(READAHEAD_ASYNC)) != 0
+        for counted, chosen in ((self._ahead, own & ahead), (self._waited, own & ~ahead)):
+            _count(counted, rows["phase"][chosen], np.ones(np.count_nonzero(chosen), np.int64))
 
     def _note(self, rows: Events) -> None:
         if len(rows):
@@ -117,6 +110,35 @@ class FileReads:
         if not self.calls:
             return None
         return {"calls": self.calls, "size_bytes": self._sizes.quantiles(), "latency_ns": self._latencies.quantiles()}
+
+
+class _Files:
+    """Some files, by device and inode (uint64)."""
+
+    def __init__(self, devices: npt.NDArray[np.uint64], inodes: npt.NDArray[np.uint64]) -> None:
+        self._devices, self._inodes = np.unique(devices), np.unique(inodes)
+        self._numbers = self._number(devices, inodes)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def have(self, devices: npt.NDArray[Any], inodes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Which of these are among them."""
+        own = np.isin(inodes, self._inodes)
+        own[own] = np.isin(devices[own], self._devices)
+        own[own] = np.isin(self._number(devices[own], inodes[own]), self._numbers)
+        return own
+
+    def _number(self, devices: npt.NDArray[Any], inodes: npt.NDArray[np.uint64]) -> Ints:
+        place = np.searchsorted(self._devices, devices) * len(self._inodes) + np.searchsorted(self._inodes, inodes)
+        return place.astype(np.int64)
+
+
+def _count(sums: Counter[int], phases: npt.NDArray[np.uint32], amounts: Ints) -> None:
+    """Adds each amount to its phase."""
+    place, different = pd.factorize(phases)
+    of_phase = np.bincount(place, weights=amounts, minlength=len(different))  # below 2^53: exact
+    sums.update(dict(zip(different.tolist(), to_int(of_phase).tolist(), strict=True)))
 
 
 def load_path(

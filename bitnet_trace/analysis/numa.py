@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.phases import UNKNOWN
 from bitnet_trace.analysis.regions import Regions, Spaces
 from bitnet_trace.columns import NUMA_PHASES, NUMA_REGIONS
@@ -35,11 +36,10 @@ class NodeMoves:
         self._several = len(nodes) > 1
         self.by_phase: Counter[int] = Counter()
 
-    def add(self, events: npt.NDArray[np.void]) -> None:
-        """Takes an EVENT_DTYPE array."""
+    def add(self, events: ByKind) -> None:
         if not self._several:
             return
-        rows = events[events["kind"] == Kind.MIGRATE]
+        rows = events.of(Kind.MIGRATE)
         moved = (
             self._node_of[np.minimum(rows["arg0"], len(self._node_of) - 1)]
             != self._node_of[np.minimum(rows["arg1"], len(self._node_of) - 1).astype(np.int64)]

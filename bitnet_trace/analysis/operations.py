@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis.barriers import Barriers, among, calls_in_windows
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.names import ThreadNames
 from bitnet_trace.analysis.split import as_time
 from bitnet_trace.columns import OPERATION_SUMS
@@ -27,8 +27,6 @@ _NOTHING_SEEN = "no whole decode call fell in a window"
 _MAX_TENSORS = 4096
 # llama.cpp's names: of weights ("blk.3.ffn_up.weight"), of nodes ("ffn_out-3", "Qcur-3 (reshaped)", "cache_k_l3")
 _LAYERS = (re.compile(r"^blk\.(\d{1,5})\."), re.compile(r"-(\d{1,5})(?: \(|$)"), re.compile(r"_l(\d{1,5})(?: \(|$)"))
-
-Events = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,10 @@ class OperationEvents:
         self._ids = np.sort(self.calls["id"].to_numpy(dtype=np.int64))
         self._events = [np.empty(0, EVENT_DTYPE)]
 
-    def add(self, batch: Events) -> None:
+    def add(self, events: ByKind) -> None:
         if len(self._ids):
-            events = batch[batch["kind"] == Kind.OPERATION]
-            self._events.append(events[among(events["phase"].astype(np.int64), self._ids)])
+            rows = events.of(Kind.OPERATION)
+            self._events.append(rows[among(rows["phase"].astype(np.int64), self._ids)])
 
     def parts(self, barriers: Barriers) -> pd.DataFrame:
         """A row per thread and node of a call: phase, pid, tid, ts_ns, op (its number), tensor and source (addresses),

@@ -39,6 +39,17 @@ def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
     return ordered.assign(name=pd.array(names, dtype="string"), token=pd.array(tokens, dtype="Int64"))
 
 
+def names_of(ids: npt.NDArray[np.int64], phases: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """The name of each phase by its id, UNKNOWN where `phases`, named, does not have it."""
+    known = phases.drop_duplicates("id", keep="last").sort_values("id")
+    of_known = known["id"].to_numpy(dtype=np.int64)
+    place = np.minimum(np.searchsorted(of_known, ids), len(of_known))
+    found = place < len(of_known)
+    found[found] = of_known[place[found]] == ids[found]
+    names = np.append(known["name"].to_numpy(dtype=object), UNKNOWN)
+    return names[np.where(found, place, len(of_known))]
+
+
 def groups(values: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
     """Each different value, in ascending order, with its positions: one sort, however many there are."""
     order = np.argsort(values, kind="stable")

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bitnet_trace.analysis.calls import one_token_calls, with_calls
+from bitnet_trace.analysis.phases import names_of
 from bitnet_trace.analysis.wait_stacks import WaitStacks
 from bitnet_trace.engines.roles import role_of
 from bitnet_trace.recording.reader import Recording
@@ -55,17 +56,16 @@ def profile(
     frames = frames_of(recording) if frames is None else frames
     waits = WaitStacks(recording, frames) if waits is None else waits
     leaves = frames[frames["level"] == 0].drop_duplicates("stack").set_index("stack")
-    names = dict(zip(phases["id"].astype(int), phases["name"].astype(str), strict=True))
+    of_phase = samples["phase"].to_numpy(dtype=np.int64)
     table = pd.DataFrame(
         {
             "stack": samples["stack"].to_numpy(dtype=np.int64),
             "tid": samples["tid"].to_numpy(dtype=np.int64),
-            "phase": np.array([names.get(int(phase), "unknown") for phase in samples["phase"]], dtype=object),
+            "phase": names_of(of_phase, phases),
         }
     )
     table = table.join(leaves[["module", "function", "role", "explain", "spins"]], on="stack")
-    alone = set(one_token_calls(recording, phases)["id"].astype(int))
-    table["in_token"] = [int(phase) in alone for phase in samples["phase"]]
+    table["in_token"] = np.isin(of_phase, one_token_calls(recording, phases)["id"].to_numpy(dtype=np.int64))
     table["spins"] = table["spins"].eq(True)  # a damaged recording may lack the stack
     for column in ("module", "function"):
         table[column] = table[column].astype(object).where(table[column].notna(), "[unknown]")

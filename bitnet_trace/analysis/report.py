@@ -1,11 +1,10 @@
 """Everything that a report shows, computed once from a recording; what renderers take."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis import tables, taskstats
@@ -13,10 +12,11 @@ from bitnet_trace.analysis.absences import SwitchPairs
 from bitnet_trace.analysis.asked import Scheduling, scheduling
 from bitnet_trace.analysis.barrier_tables import BarrierReport, barrier_report
 from bitnet_trace.analysis.barriers import BarrierEvents
+from bitnet_trace.analysis.by_kind import ByKind, Gatherer
 from bitnet_trace.analysis.computing import Computing, computing
 from bitnet_trace.analysis.fault_places import FaultPlaces, PlaceGatherer
 from bitnet_trace.analysis.findings import Finding, find
-from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
+from bitnet_trace.analysis.fold import Folding, add_counters, from_stored
 from bitnet_trace.analysis.health import health, unattached
 from bitnet_trace.analysis.huge_pages import Collapses
 from bitnet_trace.analysis.io_uring import IoRequests
@@ -38,6 +38,8 @@ from bitnet_trace.analysis.wait_stacks import WaitStacks
 from bitnet_trace.analysis.waits import Waits
 from bitnet_trace.columns import COUNTERS, TOKENS, by_key
 from bitnet_trace.recording.reader import Recording
+
+_BATCH = 500_000
 
 
 @dataclass(frozen=True)
@@ -111,21 +113,25 @@ def build_report(recording: Recording) -> Report:
     operations = OperationEvents(recording.windows, recording.phases)
     places, file_reads = PlaceGatherer(recording, named), FileReads(recording.tensors)
     collapses, moves = Collapses(), NodeMoves(nodes_of(recording.meta))
+    folding = Folding(recording.phases)
     latest_ns = 0
-
-    def pieces() -> Iterator[npt.NDArray[np.void]]:
-        nonlocal latest_ns
-        for batch in recording.event_batches(500_000):
-            for gatherer in (latencies, requests, flushes, run_queue, places, file_reads, collapses, moves, operations):
-                gatherer.add(batch)
-            absences = pairs.add(batch)
+    # Where faults fell takes as long as all the rest: a thread of its own, for numpy lets others run.
+    with ThreadPoolExecutor(1) as worker:
+        beside = None
+        for columns in recording.event_columns(_BATCH):
+            events = ByKind(columns)
+            if beside is not None:
+                beside.result()
+            beside = worker.submit(_add_to, (places, file_reads), events)
+            _add_to((folding, latencies, requests, flushes, run_queue, collapses, moves, operations), events)
+            absences = pairs.add(events)
             waits.add(absences)
             preemptions.add(absences)
-            barriers.add(batch, absences)
-            latest_ns = max(latest_ns, int(batch["ts_ns"].max()))
-            yield batch
-
-    folded = fold_events(pieces(), recording.phases)
+            barriers.add(events, absences)
+            latest_ns = max(latest_ns, events.latest_ns)
+        if beside is not None:
+            beside.result()
+    folded = folding.counters()
     stored = from_stored(recording.stored_counters)
     counters = add_counters(stored, folded) if len(stored) else folded
     start_ns, end_ns = _span(recording.meta, named, latest_ns)
@@ -184,6 +190,11 @@ def build_report(recording: Recording) -> Report:
     report = replace(report, tlb_reach=tlb_reach(recording, report.places.pages if report.places else None))
     report = replace(report, numa=numa(recording, phases, report.places.nodes if report.places else None, moves))
     return replace(report, findings=find(report))
+
+
+def _add_to(gatherers: Iterable[Gatherer], events: ByKind) -> None:
+    for gatherer in gatherers:
+        gatherer.add(events)
 
 
 def _tlb(total: pd.DataFrame, flushes: TlbFlushes) -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
 """How long threads waited for a CPU each time, by phase."""
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.distribution import Distribution
 from bitnet_trace.analysis.phases import PHASE_NAMES, UNKNOWN
 from bitnet_trace.analysis.split import as_time
@@ -23,10 +23,9 @@ class RunQueueWaits:
         self._codes = pd.Categorical(ordered["name"], categories=list(_NAMES)).codes
         self._waits: dict[int, Distribution] = {}
 
-    def add(self, events: npt.NDArray[np.void]) -> None:
-        """Takes the SWITCH_IN events of an EVENT_DTYPE array."""
-        waited = (events["kind"] == Kind.SWITCH_IN) & (events["arg2"] > 0) & (events["arg0"] < DURATION_ONLY)
-        chosen = events[["phase", "arg2"]][waited]
+    def add(self, events: ByKind) -> None:
+        back = events.of(Kind.SWITCH_IN)
+        chosen = back.compress((back["arg2"] > 0) & (back["arg0"] < DURATION_ONLY))
         if not len(self._ids) or not len(chosen):
             return
         place = np.minimum(np.searchsorted(self._ids, chosen["phase"]), len(self._ids) - 1)

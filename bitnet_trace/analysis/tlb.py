@@ -1,8 +1,6 @@
 """How large TLB flushes were."""
 
-import numpy as np
-import numpy.typing as npt
-
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.distribution import Distribution
 from bitnet_trace.analysis.fold import FULL_FLUSH
 from bitnet_trace.analysis.split import as_time
@@ -15,10 +13,9 @@ class TlbFlushes:
     def __init__(self) -> None:
         self._pages = Distribution()
 
-    def add(self, events: npt.NDArray[np.void]) -> None:
-        """Takes the TLB events of an EVENT_DTYPE array."""
-        begun = (events["kind"] == Kind.TLB) & (events["arg0"] == TlbEvent.BEGUN)
-        pages = events["arg1"][begun]
+    def add(self, events: ByKind) -> None:
+        flushes = events.of(Kind.TLB)
+        pages = flushes["arg1"][flushes["arg0"] == TlbEvent.BEGUN]
         self._pages.add(as_time(pages[pages != FULL_FLUSH]))
 
     def pages(self) -> dict[str, int] | None:

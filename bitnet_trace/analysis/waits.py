@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bitnet_trace.analysis.absences import PREEMPTED, Absences
+from bitnet_trace.analysis.keyed_sums import KeyedSums
 from bitnet_trace.analysis.names import ThreadNames
 from bitnet_trace.analysis.wait_stacks import BARRIER, WaitStacks
 from bitnet_trace.columns import INSTEAD, WAITS
@@ -22,7 +23,8 @@ _CALLS = {
     270: "pselect6", 271: "ppoll", 281: "epoll_pwait", 288: "accept4", 295: "preadv", 327: "preadv2",
     426: "io_uring_enter", 435: "clone3", 449: "futex_waitv", 455: "futex_wait",
 }  # fmt: skip
-_KEYS = ["reason", "next"]
+_SUMS = ("count", "offcpu_ns", "runq_wait_ns")
+_NEXT_BITS = 32
 
 
 def reason_name(number: int) -> str:
@@ -43,21 +45,12 @@ class Waits:
 
     def __init__(self, stacks: WaitStacks | None = None) -> None:
         self._stacks = stacks
-        self._sums: list[pd.DataFrame] = []
+        self._sums = KeyedSums(_SUMS)
 
     def add(self, absences: Absences) -> None:
-        if not len(absences):
-            return
-        table = pd.DataFrame(
-            {
-                "reason": self._stacks.told_apart(absences) if self._stacks else absences.reason,
-                "next": absences.next,
-                "count": 1,
-                "offcpu_ns": absences.offcpu_ns,
-                "runq_wait_ns": absences.runq_ns,
-            }
-        )
-        self._sums.append(table.groupby(_KEYS).sum().reset_index())
+        reasons = self._stacks.told_apart(absences) if self._stacks else absences.reason
+        values = (np.ones(len(absences)), absences.offcpu_ns, absences.runq_ns)
+        self._sums.add(reasons << _NEXT_BITS | absences.next, dict(zip(_SUMS, values, strict=True)))
 
     def by_reason(self) -> pd.DataFrame:
         """A row per reason, columns.WAITS, longest first."""
@@ -80,9 +73,9 @@ class Waits:
         return _sorted(table)[[column.key for column in INSTEAD]]
 
     def _total(self) -> pd.DataFrame:
-        if not self._sums:
-            return pd.DataFrame(columns=[*_KEYS, "count", "offcpu_ns", "runq_wait_ns"], dtype=np.int64)
-        return pd.concat(self._sums).groupby(_KEYS).sum().reset_index()
+        table = self._sums.table()
+        keys = table["key"].to_numpy()
+        return table.assign(reason=keys >> _NEXT_BITS, next=keys & ((1 << _NEXT_BITS) - 1))
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:

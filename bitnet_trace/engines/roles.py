@@ -34,7 +34,7 @@ def role_of(
             (len(pattern.replace("*", "")), role)
             for role in chosen
             for pattern in role.names
-            if fnmatch.fnmatchcase(name, pattern)
+            if name.startswith(_literal(pattern)) and fnmatch.fnmatchcase(name, pattern)
         ]
         if _any_name(chosen).match(name)
         else []
@@ -46,6 +46,12 @@ def role_of(
     if unnamed and not of_file:
         return next((role for role in chosen if _UNNAMED in role.names), None)
     return next(iter(of_file), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _literal(pattern: str) -> str:
+    """What a pattern begins with: looked at first, for a pattern is compiled when it is first used."""
+    return re.split(r"[*?[]", pattern, maxsplit=1)[0]
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.fold import fold_batch
 from bitnet_trace.live.phase_book import NAMES, PhaseBook
 from bitnet_trace.live.samples import SampleSums
@@ -223,7 +224,7 @@ class Fold:
         if not all_of_it and late.any():
             self._held_back, batch = batch[late], batch[~late]
         if len(batch):
-            self._add(Sums.of(fold_batch(batch, self.book.edges())))
+            self._add(Sums.of(fold_batch(ByKind(batch), self.book.edges())))
 
     def _add(self, sums: Sums) -> None:
         codes = self.book.codes_of((sums.keys >> KEY_SHIFT).astype(np.uint32))

@@ -8,6 +8,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +66,15 @@ class Recording:
                     events[name][begin:end] = column.to_numpy()
                 begin = end
             yield events
+
+    def event_columns(self, n_max: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """The same, as an array for each field of EVENT_DTYPE; copied only where pieces are put together."""
+        for batch in _regrouped(self._batches["events"], n_max):
+            columns = zip(*(part.columns for part in batch), strict=True)
+            yield {
+                name: parts[0].to_numpy() if len(parts) == 1 else np.concatenate([part.to_numpy() for part in parts])
+                for name, parts in zip(SCHEMAS["events"].names, columns, strict=True)
+            }
 
     @cached_property
     def events(self) -> npt.NDArray[np.void]:
@@ -179,12 +189,17 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     if not complete:
         warnings.append("the recording was cut short or is still being made")
     batches: dict[str, list[pa.RecordBatch]] = {}
-    for name in SCHEMAS:
-        batches[name], damage = _read_stream(folder / (name + STREAM_SUFFIX), name)
-        damage = damage or (_difference(folder, name, batches[name], meta) if complete else None)
-        if damage is not None:
-            warnings.append(damage)
-            complete = False
+    # Checksums are made while the streams are read: zlib lets other threads run.
+    with ThreadPoolExecutor(1) as worker:
+        checksums = {
+            name: worker.submit(_crc32, folder / (name + STREAM_SUFFIX)) for name in _checksums(meta) if complete
+        }
+        for name in SCHEMAS:
+            batches[name], damage = _read_stream(folder / (name + STREAM_SUFFIX), name)
+            damage = damage or (_difference(name, batches[name], meta, checksums.get(name)) if complete else None)
+            if damage is not None:
+                warnings.append(damage)
+                complete = False
     _check_processes(folder, batches["phases"])
     return Recording(folder, meta, complete, warnings, batches)
 
@@ -251,15 +266,22 @@ def _checked(message: pa.ipc.Message, schema: pa.Schema, name: str) -> pa.Record
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name])
 
 
-def _difference(folder: Path, name: str, batches: list[pa.RecordBatch], meta: dict[str, Any]) -> str | None:
+def _checksums(meta: dict[str, Any]) -> dict[str, int]:
+    """Of the streams for which the writer noted one."""
+    noted = {name: count(meta.get("crc32", {}).get(name)) for name in SCHEMAS}
+    return {name: checksum for name, checksum in noted.items() if checksum is not None}
+
+
+def _difference(
+    name: str, batches: list[pa.RecordBatch], meta: dict[str, Any], checksum: "Future[int | None] | None"
+) -> str | None:
     """In what the stream of a whole recording is not what was written; None: in nothing that can be told."""
     file_name = name + STREAM_SUFFIX
     stored = count(meta["rows"].get(name, 0)) if "rows" in meta else None
     n_rows = sum(batch.num_rows for batch in batches)
     if stored is not None and n_rows != stored:
         return f"{file_name} holds {n_rows} of {stored} rows"
-    checksum = count(meta.get("crc32", {}).get(name))
-    if checksum is not None and _crc32(folder / file_name) != checksum:
+    if checksum is not None and checksum.result() != _checksums(meta)[name]:
         return f"{file_name} is not as it was written: some of its values are wrong"
     return None
 

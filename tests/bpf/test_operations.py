@@ -7,6 +7,7 @@ import pytest
 
 from bitnet_trace.analysis.absences import SwitchPairs
 from bitnet_trace.analysis.barriers import BarrierEvents
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.operations import OperationEvents
 from bitnet_trace.analysis.report import build_report
 from bitnet_trace.commands.demo import decode_command, make_model
@@ -61,7 +62,7 @@ def test_times_are_those_that_the_program_knows(trace, program, tmp_path, flags,
 
 def all_parts(recording):
     """A row per thread and node, as the report sums them up."""
-    pairs, events = SwitchPairs(), recording.events
+    pairs, events = SwitchPairs(), ByKind(recording.events)
     barriers = BarrierEvents(recording.windows, recording.phases)
     operations = OperationEvents(recording.windows, recording.phases)
     barriers.add(events, pairs.add(events))

@@ -10,6 +10,7 @@ from traces import PID, event, events, phase_row, phase_table
 
 from bitnet_trace.analysis.absences import SwitchPairs
 from bitnet_trace.analysis.barriers import BarrierEvents, match
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.lateness import CAUSES, MOST_NS_A_MOVE
 from bitnet_trace.recording.layout import EVENT_DTYPE, FaultFlag, Kind, SwitchFlag, WaitReason
 
@@ -44,7 +45,7 @@ def found(*rows, calls=((1, 0, 10_000),), spans=((0, 1 << 40),), size=1000):
     batch = events(*sorted(rows))
     for begin in range(0, len(batch), size):
         part = batch[begin : begin + size]
-        gatherer.add(part, pairs.add(part))
+        gatherer.add(ByKind(part), pairs.add(ByKind(part)))
     return gatherer.result()
 
 
@@ -193,6 +194,6 @@ def test_a_million_entries_take_a_second():
     calls = pd.DataFrame({"id": np.arange(n_calls) + 1, "begin_ns": np.arange(n_calls) * n_barriers * 100_000})
     nothing = np.empty(0, EVENT_DTYPE)
     begin = time.process_time()
-    barriers = match(entries, calls, SwitchPairs().add(nothing), nothing, nothing)
+    barriers = match(entries, calls, SwitchPairs().add(ByKind(nothing)), nothing, nothing)
     assert time.process_time() - begin < 2  # half a second on a quiet machine
     assert len(barriers.instances) == n_barriers * n_calls

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from traces import META, MS, PID, event, events, phase_row
 
 from bitnet_trace.analysis.address_space import AddressSpace
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.fault_places import PlaceGatherer
 from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.analysis.tensors import Coverage, TensorTable, layer_of
@@ -93,7 +94,7 @@ def test_a_place_that_is_mapped_again_and_again_is_found_at_each_time():
 def gathered(recording, phases, batches):
     gatherer = PlaceGatherer(recording, phases)
     for batch in batches:
-        gatherer.add(batch)
+        gatherer.add(ByKind(batch))
     return gatherer.result()
 
 

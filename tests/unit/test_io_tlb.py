@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from traces import META, PID, event, events, inference, phase_row, phase_table, write_inference
 
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.distribution import Distribution
 from bitnet_trace.analysis.fold import fold_events
 from bitnet_trace.analysis.io_uring import IoRequests
@@ -87,7 +88,7 @@ def test_flushes_are_counted_by_who_did_what_and_full_ones_have_no_pages():
         (2, PID): {"tlb_flushes": 1, "tlb_flush_pages": 5},
     }
     flushes = TlbFlushes()
-    flushes.add(events(*rows))
+    flushes.add(ByKind(events(*rows)))
     assert flushes.pages() == {"p50": 3, "p90": 5, "p99": 5, "max": 5}
 
 
@@ -102,7 +103,7 @@ def test_all_time_of_a_kernel_thread_is_system_time_and_split_like_it():
 def test_requests_by_opcode():
     requests = IoRequests()
     for begin in range(0, len(REQUESTS), 3):
-        requests.add(events(*REQUESTS[begin : begin + 3]))
+        requests.add(ByKind(events(*REQUESTS[begin : begin + 3])))
     assert requests.more == 1
     read, sync, refused = requests.by_opcode(NAMES)
     assert read == {
@@ -122,7 +123,7 @@ def test_requests_by_opcode():
 
 def test_an_opcode_without_a_name_is_its_number():
     requests = IoRequests()
-    requests.add(events(submit(1, 2), submit(2, 62)))
+    requests.add(ByKind(events(submit(1, 2), submit(2, 62))))
     assert [row["opcode"] for row in requests.by_opcode(NAMES)] == ["2", "62"]
 
 

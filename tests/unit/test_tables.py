@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from traces import META, MS, PID, event, events, inference, inference_events, phase_row, phase_table, write_inference
 
 from bitnet_trace.analysis import tables
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.fold import fold_events
 from bitnet_trace.analysis.health import health, never_hit, unattached
 from bitnet_trace.analysis.latency import FaultLatencies
@@ -293,13 +294,13 @@ def test_latency_quantiles_are_exact_over_batches():
     latencies = FaultLatencies()
     values = np.random.default_rng(7).permutation(np.arange(1, 1001))
     for part in np.split(values, 8):
-        latencies.add(events(*(event(Kind.FAULT, 5, arg2=int(ns)) for ns in part)))
+        latencies.add(ByKind(events(*(event(Kind.FAULT, 5, arg2=int(ns)) for ns in part))))
     no_latency = [
         event(Kind.FAULT, 5, arg0=FaultFlag.NO_LATENCY, arg2=9999),
         event(Kind.FAULT, 5, arg0=FaultFlag.FAILED, arg2=9999),
         event(Kind.READ, 5, arg2=9999),
     ]
-    latencies.add(events(*no_latency))
+    latencies.add(ByKind(events(*no_latency)))
     assert latencies.quantiles() == {"p50": 500, "p90": 900, "p99": 990, "max": 1000}
     assert FaultLatencies().quantiles() is None
 

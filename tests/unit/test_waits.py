@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from bitnet_trace.analysis.absences import SwitchPairs
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.wait_stacks import WaitStacks
 from bitnet_trace.analysis.waits import Waits
 from bitnet_trace.recording.layout import DURATION_ONLY, Kind, SwitchFlag, WaitReason
@@ -42,7 +43,7 @@ STORY = [
 def test_reasons_whatever_the_batches(size):
     waits, pairs = Waits(), SwitchPairs()
     for begin in range(0, len(STORY), size):
-        waits.add(pairs.add(events(*STORY[begin : begin + size])))
+        waits.add(pairs.add(ByKind(events(*STORY[begin : begin + size]))))
     table = waits.by_reason().set_index("reason")
     assert list(table.index) == ["futex", "read", "preempted", "page fault"]
     assert list(table.loc["futex"]) == [2, 120, 5]
@@ -77,7 +78,7 @@ def test_barriers_are_told_from_other_futexes_by_their_stacks():
         away(44 * ms, 2, READ), back(49 * ms, 2, 5 * ms),
         away(60 * ms, 2, FUTEX), back(70 * ms, 2, 10 * ms),  # its stack was lost
     ]  # fmt: skip
-    waits.add(pairs.add(events(*story)))
+    waits.add(pairs.add(ByKind(events(*story))))
     table = waits.by_reason().set_index("reason")
     assert list(table.loc["barrier"]) == [1, 5 * ms, ms]
     assert list(table.loc["futex"]) == [3, 15 * ms + 50_000, 0]
@@ -88,8 +89,7 @@ def test_barriers_are_told_from_other_futexes_by_their_stacks():
 
 def test_durations_alone_are_no_waits():
     waits = Waits()
-    waits.add(
-        SwitchPairs().add(events(away(10, 1, FUTEX), event(Kind.SWITCH_IN, 20, tid=1, arg0=DURATION_ONLY, arg1=9)))
-    )
+    stream = events(away(10, 1, FUTEX), event(Kind.SWITCH_IN, 20, tid=1, arg0=DURATION_ONLY, arg1=9))
+    waits.add(SwitchPairs().add(ByKind(stream)))
     assert not len(waits.by_reason())
     assert not len(waits.ran_instead(pd.DataFrame({"tid": [], "comm": []}), None))
