@@ -254,7 +254,8 @@ class Run:
         governor = Governor(self._options.overhead_budget_pct, self._meter.always_on_ns)
         placed = self._placer.windowed, self._placer.decode_cookies
         operations = [OPERATIONS] * (self._options.detail == "ops")
-        whats = [BARRIERS, *operations, *(f"function:{name}" for name in self._options.functions)]
+        asked = [f"{kind}:{name}" for name in self._options.functions for kind in ("function", "durations")]
+        whats = [BARRIERS, *operations, *asked]
         layouts = self._placer.layouts
         self._windows = Windows(self._programs, *placed, governor, self._around_ns, whats, layouts)
 
@@ -424,6 +425,7 @@ class Run:
     def _write_windows(self) -> None:
         self._writer.windows(self._windows.take_rows())
         self._writer.calls(self._windows.take_call_rows())
+        self._writer.durations(self._windows.take_duration_rows())
 
     def _stop_too(self) -> None:
         """The target was stopped with all of its job: so are we, for our shell to see, until the job is continued.
