@@ -383,11 +383,28 @@ FUNCTIONS: tuple[Column, ...] = (
     _SPIN_SHARE,
     _SHARES,
     Column("calls_per_token", "calls a token", "count", "calls in a decode call of one token", how="derived"),
+    Column("calls_low", "calls at least", "number", "lower end of its 95 % interval", how="derived"),
+    Column("calls_high", "calls at most", "number", "upper end of its 95 % interval", how="derived"),
     Column("calls", "calls", "count", "calls in all decode calls of one token", how="derived"),
     Column("mean_ns", "time per call", "ns", "its samples in those calls by `calls`", how="derived"),
     Column("mean_low_ns", "at least", "ns", "lower end of its 95 % interval", how="derived"),
     Column("mean_high_ns", "at most", "ns", "upper end of its 95 % interval", how="derived"),
     Column("how", "how", "text", "how these figures were got", how="sampled"),
+)
+# How long calls took that began and ended in a burst (`--functions`): a row per function and phase name.
+DURATIONS: tuple[Column, ...] = (
+    Column("function", "function", "text", "function"),
+    Column("phase", "phase", "text", "name of the phase"),
+    Column("bursts", "bursts", "count", "times that it was probed"),
+    Column("calls", "timed", "count", "calls that began and ended in one of them"),
+    Column("mean_ns", "mean", "ns", "wall time of a call, less `probe_ns`", how="derived"),
+    Column("mean_low_ns", "at least", "ns", "lower end of its 95 % interval", how="derived"),
+    Column("mean_high_ns", "at most", "ns", "upper end of its 95 % interval", how="derived"),
+    Column("p50_ns", "p50", "ns", "the median", how="derived"),
+    Column("p90_ns", "p90", "ns", "the 90th of 100", how="derived"),
+    Column("p99_ns", "p99", "ns", "the 99th of 100", how="derived"),
+    Column("probe_ns", "probe", "ns", "what the probes are reckoned to take of a call's time", how="estimated"),
+    Column("histogram", "histogram", "text", "calls by their least ns, eight steps to each doubling"),
 )
 ROLES: tuple[Column, ...] = (
     Column("role", "role", "text", "what functions are for", how="sampled"),

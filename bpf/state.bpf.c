@@ -97,7 +97,8 @@ struct probe {
 	u32 argument_kind, argument_register, argument_offset;
 	u32 row;		/* its number among all probes of the recording */
 };
-enum probe_action { ACTION_BEGIN = 1, ACTION_END = 2, ACTION_MARK = 3, ACTION_TOKENS = 4, ACTION_HOLD = 5, ACTION_WINDOW = 6 };
+enum probe_action { ACTION_BEGIN = 1, ACTION_END = 2, ACTION_MARK = 3, ACTION_TOKENS = 4, ACTION_HOLD = 5, ACTION_WINDOW = 6,
+		    ACTION_WINDOW_END = 7 };
 enum location_kind { LOCATION_NONE = 0, LOCATION_REGISTER = 1, LOCATION_MEMORY = 2 };
 
 /* x86-64 numbers of the system calls that are looked at. */

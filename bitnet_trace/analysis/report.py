@@ -14,6 +14,7 @@ from bitnet_trace.analysis.barrier_tables import BarrierReport, barrier_report
 from bitnet_trace.analysis.barriers import BarrierEvents
 from bitnet_trace.analysis.by_kind import ByKind, Gatherer
 from bitnet_trace.analysis.computing import Computing, computing
+from bitnet_trace.analysis.durations import durations
 from bitnet_trace.analysis.fault_places import FaultPlaces, PlaceGatherer
 from bitnet_trace.analysis.findings import Finding, find
 from bitnet_trace.analysis.fold import Folding, add_counters, from_stored
@@ -100,6 +101,7 @@ class Report:
     numa: Numa | None = None
     collapses: pd.DataFrame = field(default_factory=pd.DataFrame)
     operations: OperationReport | None = None
+    durations: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def build_report(recording: Recording) -> Report:
@@ -182,6 +184,7 @@ def build_report(recording: Recording) -> Report:
         collapses=collapses.table(named, meta.get("scan_results", [])),
         perf=perf_counters(recording, phases, PHASE_NAMES),
         operations=operation_report(recording, phases, operations, met, names),
+        durations=durations(recording, phases),
     )
     if report.places is not None:
         traced = frozenset(str(row.get("name")) for row in meta.get("probes", []) if row.get("attached") is True)

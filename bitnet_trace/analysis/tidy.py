@@ -8,6 +8,7 @@ import pandas as pd
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.columns import (
     COUNTERS,
+    DURATIONS,
     FUNCTIONS,
     INSTEAD,
     PHASE_SUMS,
@@ -43,6 +44,7 @@ def tidy(report: Report) -> dict[str, pd.DataFrame]:
         "waits": (report.waits, WAITS),
         "ran_instead": (report.ran_instead, INSTEAD),
         "taskstats": (report.taskstats, TASKSTATS),
+        "durations": (report.durations, DURATIONS),
         "functions": None if found is None else (found.functions, FUNCTIONS),
         "roles": None if found is None else (found.roles, ROLES),
         "spin": None if found is None else (found.spin, SPIN),

@@ -37,7 +37,7 @@ _LOST_OTHER = ("tasks", "threads", "processes", "counters", "phases", "io_reques
 _IO_OVERFLOWS, _CALLS_32_BIT = len(_LOST_OTHER), len(_LOST_OTHER) + 1
 FIRST_PHASE = 1
 _EXPECTED = 2  # enum armed of bpf/state.bpf.c
-WINDOW_PROGRAMS = ("enter_barrier", "count_function")
+WINDOW_PROGRAMS = ("enter_barrier", "count_function", "enter_function", "leave_function")
 OPERATION_PROGRAM = "enter_operation"
 _MAX_PROBES = 1024
 _PERF_TYPE_SOFTWARE, _CPU_CLOCK, _PAGE_FAULTS_MIN, _PAGE_FAULTS_MAJ = 1, 0, 5, 6
@@ -76,6 +76,7 @@ class Programs:
         flags = compiler.flags(constants, rings, maps or Maps(), [name for name, chosen in choices.items() if chosen])
         self._links: list[int] = []
         self._not_held = 0
+        self._windows_opened = 0
         with compiler.explained():
             self._bpf = compiler.compiled(bcc, flags, extra)
             self._loaded = {
@@ -290,7 +291,8 @@ class Programs:
     def open_window(self, is_open: bool) -> None:
         """What the programs of windows are hit by is recorded from now on, or no more."""
         table = self._bpf["window_open"]
-        table[table.Key(0)] = table.Leaf(is_open)
+        self._windows_opened += is_open
+        table[table.Key(0)] = table.Leaf(self._windows_opened if is_open else 0)
 
     def set_tensor_layout(self, operation: int, name: int, first_source: int) -> None:
         """Where tensors of the process that is looked at in the next window have these, in bytes."""
@@ -306,6 +308,16 @@ class Programs:
         """(phase, row of meta's probes, calls) that count_function counted since the last time; no window is open."""
         table = self._bpf["window_calls"]
         found = [(key.phase, key.row, sum(values)) for key, values in table.items()]
+        table.clear()
+        return found
+
+    def take_window_durations(self) -> list[tuple[int, int, int, int, int]]:
+        """(phase, row of meta's probes, bucket, calls, ns in all) of calls that were timed since the last time."""
+        table = self._bpf["durations"]
+        found = [
+            (key.phase, key.row, key.bucket, sum(one.calls for one in values), sum(one.ns for one in values))
+            for key, values in table.items()
+        ]
         table.clear()
         return found
 

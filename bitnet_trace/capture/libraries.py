@@ -18,8 +18,9 @@ from bitnet_trace.engines.libraries import Links, linked_files, open_binary
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.layout import Role
 
-_ACTIONS = {"begin": 1, "end": 2, "mark": 3, "tokens": 4, "hold": 5, "window": 6}
+_ACTIONS = {"begin": 1, "end": 2, "mark": 3, "tokens": 4, "hold": 5, "window": 6, "window_end": 7}
 _LOCATIONS = {"none": 0, "register": 1, "memory": 2}
+_IN_WINDOWS = ("window", "window_end")
 _NO_WINDOW = "no window was opened for it"
 _MAX_AHEAD = 4  # programs that are looked for in one command line
 
@@ -179,7 +180,7 @@ class ProbePlacer:
             if os.pread(file.fileno(), len(code), probe["file_offset"]) != code or not code:
                 raise TraceError(f"{path} has no {probe['instruction']} at {probe['file_offset']:#x}", None)
             self._programs.describe_probe(cookie, [*_fields(probe), self._first_row + cookie])
-        staying = [cookie for cookie, probe in enumerate(probes, first) if probe["action"] != "window"]
+        staying = [cookie for cookie, probe in enumerate(probes, first) if probe["action"] not in _IN_WINDOWS]
         reason = None
         try:
             if staying:
@@ -208,7 +209,8 @@ class ProbePlacer:
             if windowed:
                 if key not in self.windowed:
                     self.windowed[key] = WindowedFile(os.dup(file.fileno()), [])
-                found = WindowProbe(_what(probe), cookie, probe["file_offset"], probe["level"], self.rows[-1])
+                is_end = probe["action"] == "window_end"
+                found = WindowProbe(_what(probe), cookie, probe["file_offset"], probe["level"], self.rows[-1], is_end)
                 self.windowed[key].probes.append(found)
             elif probe["role"] == "decode" and probe["action"] == "begin":
                 self.decode_cookies.append(cookie)

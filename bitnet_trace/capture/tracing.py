@@ -138,7 +138,8 @@ class Tracing:
         governor = Governor(self._options.overhead_budget_pct, self.meter.always_on_ns)
         placed = self._placer.windowed, self._placer.decode_cookies
         operations = [OPERATIONS] * (self._options.detail == "ops")
-        whats = [BARRIERS, *operations, *(f"function:{name}" for name in self._options.functions)]
+        asked = [f"{kind}:{name}" for name in self._options.functions for kind in ("function", "durations")]
+        whats = [BARRIERS, *operations, *asked]
         layouts = self._placer.layouts
         self.windows = Windows(self.programs, *placed, governor, self._around_ns, whats, layouts)
         self._undo.callback(self.windows.stop)
@@ -193,6 +194,7 @@ class Tracing:
     def _write_windows(self) -> None:
         self.writer.windows(self.windows.take_rows())
         self.writer.calls(self.windows.take_call_rows())
+        self.writer.durations(self.windows.take_duration_rows())
 
     def write_flight(self, why: str) -> str:
         """The flight recorder's recording of the last seconds; says where it is."""

@@ -30,7 +30,8 @@ _LONG_CALL_OPEN_S = 0.05  # a part of a prefill, or of a token that takes longer
 
 BARRIERS, OPERATIONS = "barriers", "operations"
 _PROGRAMS = {BARRIERS: "enter_barrier", OPERATIONS: "enter_operation"}  # all others: count_function
-_FUNCTION = "function:"
+_FUNCTION, _DURATIONS = "function:", "durations:"  # how often a function is called, and how long that takes
+_BURST_S = 0.01  # calls are timed in a part of a token
 _NAMES = {BARRIERS: "barrier of a known kind", OPERATIONS: "function that computes an operation"}
 
 Key = tuple[str, int]
@@ -43,6 +44,7 @@ class Programs(Protocol):
     def attach_window_probes(
         self, program: str, path: str, offsets: list[int], cookies: list[int], pid: int, links: list[int]
     ) -> None: ...
+    def take_window_durations(self) -> list[tuple[int, int, int, int, int]]: ...
     def take_window_calls(self) -> list[tuple[int, int, int]]: ...
     def open_window(self, is_open: bool) -> None: ...
     def set_tensor_layout(self, operation: int, name: int, first_source: int) -> None: ...
@@ -54,13 +56,19 @@ class Programs(Protocol):
 @dataclass(frozen=True)
 class WindowProbe:
     """A probe that is attached in windows only: `what` it tells of ("barriers", "operations", "function:NAME"), `row`:
-    its row of meta["probes"], `cookie`: its number in the kernel."""
+    its row of meta["probes"], `cookie`: its number in the kernel. `is_end`: where a function returns."""
 
     what: str
     cookie: int
     offset: int
     level: int
     row: dict[str, Any]
+    is_end: bool = False
+
+    def tells_of(self, what: str) -> bool:
+        if what.startswith(_DURATIONS):
+            return self.what == _FUNCTION + what.removeprefix(_DURATIONS)
+        return self.what == what and not self.is_end
 
 
 @dataclass
@@ -114,6 +122,7 @@ class Windows:
         self._processes: dict[int, list[_Kind]] = {}
         self._rows: list[dict[str, Any]] = []
         self._call_rows: list[dict[str, Any]] = []
+        self._duration_rows: list[dict[str, Any]] = []
         self._reasons = dict.fromkeys(whats, "no decode call was under way when one could have been opened")
         self._opened: set[str] = set()
         self._calls: tuple[float, int] | None = None  # (when, how many decode calls had begun)
@@ -149,19 +158,27 @@ class Windows:
         rows, self._call_rows = self._call_rows, []
         return rows
 
+    def take_duration_rows(self) -> list[dict[str, Any]]:
+        """How long calls took in bursts since the last time: schema.DURATION_SCHEMA."""
+        rows, self._duration_rows = self._duration_rows, []
+        return rows
+
     def meta(self) -> dict[str, Any]:
         """budget_pct, spent_ns (of barriers), reason: why no window could be opened for barriers, else None.
 
-        `functions`: by name {spent_ns, reason}, likewise; `operations`, where they were asked for: the same, with the
-        `names` of operations by process and number, and how the tensors' `layout` was known.
+        `functions` and `durations`: by name {spent_ns, reason}, likewise; `operations`, where they were asked for: the
+        same, with the `names` of operations by process and number, and how the tensors' `layout` was known.
         """
 
         def state(what: str) -> dict[str, Any]:
             reason = None if what in self._opened else self._reasons[what]
             return {"spent_ns": self.governor.spent_ns.get(what, 0), "reason": reason}
 
-        functions = {what.partition(":")[2]: state(what) for what in self._reasons if what.startswith(_FUNCTION)}
-        found = {"budget_pct": self.governor.budget_pct, **state(BARRIERS), "functions": functions}
+        def by_name(kind: str) -> dict[str, Any]:
+            return {what.removeprefix(kind): state(what) for what in self._reasons if what.startswith(kind)}
+
+        found = {"budget_pct": self.governor.budget_pct, **state(BARRIERS)}
+        found.update(functions=by_name(_FUNCTION), durations=by_name(_DURATIONS))
         if OPERATIONS in self._reasons:
             layouts = {str(pid): layout for pid, layout in self._layout_of.items() if layout is not None}
             names = {pid: list(layout["names"]) for pid, layout in layouts.items()}
@@ -200,14 +217,15 @@ class Windows:
         for group in self._random.sample(groups, len(groups)):
             kind = group[0]
             left_ns = self.governor.left_ns(pid, kind.what, len(groups))
+            length_s = min(open_s, _BURST_S) if kind.what.startswith(_DURATIONS) else open_s
             share_pct = self.governor.share_left_pct or 0.0
             if share_pct <= 0:
                 used_pct = self.governor.budget_pct - share_pct
                 self._explain(f"what is always on costs {used_pct:.1f} % of a budget of {self.governor.budget_pct:g} %")
                 return _TOO_DEAR_PAUSE_S
-            missing_ns = self.governor.forecast_ns(kind.what, int(open_s * kind.slower * 1e9), cpus) - left_ns
+            missing_ns = self.governor.forecast_ns(kind.what, int(length_s * kind.slower * 1e9), cpus) - left_ns
             if missing_ns <= 0:
-                self._open(pid, group, open_s, cpus)
+                self._open(pid, group, length_s, cpus)
                 return _LEAST_PAUSE_S * self._random.uniform(0.5, 1.5)
             credit_ns = missing_ns + max(left_ns, 0)
             text = (
@@ -244,7 +262,8 @@ class Windows:
             if OPERATIONS in self._reasons:
                 self._layout_of[pid] = next(iter(_mapped(self._layouts, pid)), None)
         for kind in self._processes[pid]:
-            name = _NAMES.get(kind.what, "such function")
+            timed = "such function whose returns can be probed"
+            name = _NAMES.get(kind.what, timed if kind.what.startswith(_DURATIONS) else "such function")
             if not kind.levels:
                 self._reasons[kind.what] = f"no {name} was found in the program"
             elif kind.what == OPERATIONS and self._layout_of[pid] is None:
@@ -263,13 +282,14 @@ class Windows:
         return [[kind] for kind in kinds.values()]
 
     def _attach(self, pid: int, kind: _Kind, links: list[int]) -> None:
-        program, layout = _PROGRAMS.get(kind.what, "count_function"), self._layout_of.get(pid)
+        layout = self._layout_of.get(pid)
         if kind.what == OPERATIONS and layout is not None:
             self._programs.set_tensor_layout(layout["operation"], layout["name"], layout["first_source"])
         for file, probes in kind.placed or []:
-            offsets, cookies = [one.offset for one in probes], [one.cookie for one in probes]
             path = f"/proc/self/fd/{file.descriptor}"
-            self._programs.attach_window_probes(program, path, offsets, cookies, pid, links)
+            for program, own in _by_program(kind.what, probes).items():
+                offsets, cookies = [one.offset for one in own], [one.cookie for one in own]
+                self._programs.attach_window_probes(program, path, offsets, cookies, pid, links)
 
     def _recorded(self, group: list[_Kind]) -> list[int]:
         return [self._programs.hits_of([one.cookie for one in kind.probes]) for kind in group]
@@ -277,7 +297,6 @@ class Windows:
     def _open(self, pid: int, group: list[_Kind], open_s: float, cpus: int) -> None:
         before_ns = time.thread_time_ns()
         hits_before, _ = self._programs.window_hits()
-        calls_before = self._programs.hits_of(self._decode_cookies)
         links: list[int] = []
         kind = group[0]
         try:
@@ -285,8 +304,10 @@ class Windows:
                 self._attach(pid, kind, links)
             recorded_before = self._recorded(group)
             self._programs.open_window(True)
+            calls_before = self._programs.hits_of(self._decode_cookies)
             begin_ns = time.monotonic_ns()
             self._wait_open(group[0], open_s)
+            whole_call = self._programs.hits_of(self._decode_cookies) - calls_before > 1
             end_ns = time.monotonic_ns()
         except OSError as error:
             self._reasons[kind.what] = f"the kernel refused: {error.strerror}"
@@ -300,12 +321,10 @@ class Windows:
         probes = [one for kind in group for one in kind.probes]
         for one in probes:
             one.row.update(attached=True, reason=None)
-        classes = [one.row["cost_class"] for one in probes]
-        hits_ns = round((hits - hits_before) * max(window_hit_ns(one, self._hit_ns) for one in classes))
+        hits_ns = round((hits - hits_before) * self._mean_hit_ns(probes))
         spent_ns = time.thread_time_ns() - before_ns
         cost_ns = self.governor.charge(group[0].what, hits_ns, spent_ns, end_ns - begin_ns, cpus)
         recorded = [after - before for after, before in zip(self._recorded(group), recorded_before, strict=True)]
-        whole_call = self._programs.hits_of(self._decode_cookies) - calls_before > 1
         hit = [kind.what for kind, n in zip(group, recorded, strict=True) if n]
         self._opened.update(hit)
         if hit:
@@ -314,21 +333,46 @@ class Windows:
             if hit[0].startswith(_FUNCTION):
                 counted = self._programs.take_window_calls()
                 self._call_rows += [{"probe": row, "phase": phase, "calls": n, **times} for phase, row, n in counted]
+            elif hit[0].startswith(_DURATIONS):
+                names = ("phase", "probe", "bucket", "calls", "total_ns")
+                timed = self._programs.take_window_durations()
+                self._duration_rows += [{**dict(zip(names, row, strict=True)), **times} for row in timed]
         for kind, n in zip(group, recorded, strict=True):
             if not n and whole_call:
                 kind.level += 1  # a whole call went by without one: it waits, or computes, elsewhere
+
+    def _mean_hit_ns(self, probes: list[WindowProbe]) -> float:
+        """Of a hit, at most: a call that is timed hits one probe of each sort."""
+        costs: dict[bool, int] = {}
+        for one in probes:
+            costs[one.is_end] = max(costs.get(one.is_end, 0), window_hit_ns(one.row["cost_class"], self._hit_ns))
+        return sum(costs.values()) / len(costs)
 
     def _wait_open(self, kind: _Kind, open_s: float) -> None:
         """Until the window has been open for as long as it should, and its kind of probes lets a whole call through.
 
         A hot kernel's make a token take many times as long: so many times was it paid for, and that is found out here.
         """
-        calls = self._programs.hits_of(self._decode_cookies)
-        for _ in range(math.ceil(kind.slower)):
+        if kind.what.startswith(_DURATIONS):
             self._stopping.wait(open_s)
-            if self._stopping.is_set() or self._programs.hits_of(self._decode_cookies) - calls > 1:
+            return
+        calls = self._programs.hits_of(self._decode_cookies)
+        paid_for = math.ceil(kind.slower)
+        for turn in range(1, 2 * paid_for + 1):
+            self._stopping.wait(open_s)
+            begun = self._programs.hits_of(self._decode_cookies) - calls
+            if self._stopping.is_set() or begun > 1:
                 return
+            if turn >= paid_for and not begun:
+                break  # one that has begun is waited for: without the long ones a mean would be too small
         kind.slower = min(2 * kind.slower, _MOST_SLOWER)
+
+
+def _by_program(what: str, probes: list[WindowProbe]) -> dict[str, list[WindowProbe]]:
+    if not what.startswith(_DURATIONS):
+        return {_PROGRAMS.get(what, "count_function"): probes}
+    ends, entries = ([one for one in probes if one.is_end is is_end] for is_end in (True, False))
+    return {"leave_function": ends, "enter_function": entries}
 
 
 def _mapped(files: Mapping[Key, _File], pid: int) -> list[_File]:
@@ -339,13 +383,16 @@ def _mapped(files: Mapping[Key, _File], pid: int) -> list[_File]:
 
 def _levels(files: Mapping[Key, WindowedFile], pid: int, what: str) -> list[Placed]:
     mapped = _mapped(files, pid)
-    levels = sorted({probe.level for file in mapped for probe in file.probes if probe.what == what})
+    found = [probe for file in mapped for probe in file.probes if probe.tells_of(what)]
+    if what.startswith(_DURATIONS) and not any(probe.is_end for probe in found):
+        return []
+    levels = sorted({probe.level for probe in found})
     return [list(_of_level(mapped, what, level)) for level in levels]
 
 
 def _of_level(files: list[WindowedFile], what: str, level: int) -> Iterator[tuple[WindowedFile, list[WindowProbe]]]:
     for file in files:
-        probes = [probe for probe in file.probes if (probe.what, probe.level) == (what, level)]
+        probes = [probe for probe in file.probes if probe.tells_of(what) and probe.level == level]
         if probes:
             yield file, probes
 

@@ -13,7 +13,7 @@ from bitnet_trace.engines.names import matches, needle, pretty
 from bitnet_trace.engines.probes import NOWHERE, Alternative, Location, ProbeSet, RoleProbes, pt_regs_fields
 from bitnet_trace.engines.tensor_layout import TensorLayout, tensor_layout
 
-Action = Literal["begin", "end", "mark", "tokens", "window"]
+Action = Literal["begin", "end", "mark", "tokens", "window", "window_end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +93,28 @@ def resolve(
 
 
 def _resolve_function(elf: Elf, pattern: str, known: Sequence[Symbol], resolution: Resolution) -> None:
-    """A probe in each function that the pattern means: template instances and the like count together."""
+    """A probe in each function that the pattern means, and where it returns, to time it.
+
+    Template instances and the like count together.
+    """
     asked = RoleProbes("function", "window", (Alternative((pattern,)),))
     chosen = _choose(elf, asked, known)
     for function in chosen[1] if chosen else ():
         found = _window_probe(elf, asked, function, asked.alternatives[0])
         if isinstance(found, Probe):
             resolution.probes.append(replace(found, wanted=pattern))
+            resolution.probes.extend(
+                replace(end, action="window_end", wanted=pattern) for end in _window_ends(elf, asked, function)
+            )
         else:
             resolution.doubts.append(("function", found))
+
+
+def _window_ends(elf: Elf, asked: RoleProbes, function: Symbol) -> list[Probe]:
+    """A probe on each place that a call passes when it returns; empty where one cannot be placed or is not known."""
+    exits = code.find_exits(elf, function, _cold_parts(elf, function), asked.ends_at_jump)
+    ends = _end_probes(elf, replace(asked, each_token=True), function, exits)
+    return [] if exits.doubts else [end for end in ends if isinstance(end, Probe)]
 
 
 def _recognise(elf: Elf, probe_sets: Sequence[ProbeSet]) -> ProbeSet | None:

@@ -17,7 +17,7 @@ from bitnet_trace.recording.writer import Row, Writer
 _KEPT = ("maps", "areas", "scheduling", "taskstats")
 _MOST_KEPT = 50_000  # rows of each of these, the newest
 _MOST_BYTES = 1 << 29  # of events and samples
-_TIMED = ("events", "samples", "windows", "calls", "residency")
+_TIMED = ("events", "samples", "windows", "calls", "durations", "residency")
 
 Batch = npt.NDArray[np.void] | list[Row]
 
@@ -75,7 +75,7 @@ class FlightRecorder(Unrecorded):
             self._keep(name, rows)
 
     def _keep(self, name: str, rows: Batch) -> None:
-        key = {"windows": "end_ns", "calls": "end_ns"}.get(name, "ts_ns")
+        key = dict.fromkeys(("windows", "calls", "durations"), "end_ns").get(name, "ts_ns")
         newest = int(rows[key].max()) if isinstance(rows, np.ndarray) else max(int(row[key]) for row in rows)
         size = rows.nbytes if isinstance(rows, np.ndarray) else 0
         self._batches.append((newest, size, name, rows))

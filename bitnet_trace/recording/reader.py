@@ -142,6 +142,11 @@ class Recording:
         return self._table("calls")
 
     @cached_property
+    def durations(self) -> pd.DataFrame:
+        """How long calls of functions took in bursts, the columns of schema.DURATION_SCHEMA."""
+        return self._table("durations")
+
+    @cached_property
     def scheduling(self) -> pd.DataFrame:
         """What threads asked of the scheduler and had when they ended, the columns of schema.SCHEDULING_SCHEMA."""
         return self._table("scheduling")

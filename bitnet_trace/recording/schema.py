@@ -14,7 +14,7 @@ LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (
     *("events", "counters", "phases", "threads", "maps", "areas", "residency", "tensors", "taskstats"),
-    *("samples", "stacks", "symbols", "windows", "calls", "scheduling", "perf", "graph_tensors", "numa"),
+    *("samples", "stacks", "symbols", "windows", "calls", "durations", "scheduling", "perf", "graph_tensors", "numa"),
 )
 
 # What a thread waited for by taskstats, beside the CPU: disk, memory and interrupts.
@@ -226,6 +226,20 @@ CALL_SCHEMA = pa.schema(
     ]
 )
 
+# How long calls took that began and ended in a burst, by phase: `bucket`: their length, eight to each doubling
+# (bpf/kernel.bpf.c), `total_ns`: of them all. `probe`: a row of meta["probes"], the function's entry.
+DURATION_SCHEMA = pa.schema(
+    [
+        ("probe", pa.uint32()),
+        ("phase", pa.uint32()),
+        ("bucket", pa.uint32()),
+        ("calls", pa.uint64()),
+        ("total_ns", pa.uint64()),
+        ("begin_ns", pa.int64()),
+        ("end_ns", pa.int64()),
+    ]
+)
+
 # What the tensor at an address of a process is called, from this moment on; told in windows of operations.
 GRAPH_TENSOR_SCHEMA = pa.schema(
     [("ts_ns", pa.int64()), ("pid", pa.uint32()), ("address", pa.uint64()), ("name", pa.string())]
@@ -278,6 +292,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "symbols": SYMBOL_SCHEMA,
     "windows": WINDOW_SCHEMA,
     "calls": CALL_SCHEMA,
+    "durations": DURATION_SCHEMA,
     "scheduling": SCHEDULING_SCHEMA,
     "perf": PERF_SCHEMA,
     "graph_tensors": GRAPH_TENSOR_SCHEMA,
@@ -300,6 +315,7 @@ NULLABLE = {
     "symbols": frozenset({"module", "function", "inlined", "spins"}),
     "windows": frozenset[str](),
     "calls": frozenset[str](),
+    "durations": frozenset[str](),
     "scheduling": frozenset({"call", "error", "cpus", "policy", "priority", "nice"}),
     "perf": frozenset[str](),
     "graph_tensors": frozenset[str](),
@@ -322,6 +338,7 @@ TIMES = {
     "symbols": frozenset[str](),
     "windows": frozenset({"begin_ns", "end_ns"}),
     "calls": frozenset({"begin_ns", "end_ns"}),
+    "durations": frozenset({"begin_ns", "end_ns"}),
     "scheduling": frozenset({"ts_ns"}),
     "perf": frozenset({"until_ns"}),
     "graph_tensors": frozenset({"ts_ns"}),

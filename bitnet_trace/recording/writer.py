@@ -147,6 +147,10 @@ class Writer:
         """Appends calls that were counted in windows: schema.CALL_SCHEMA."""
         self._append_rows("calls", rows)
 
+    def durations(self, rows: Iterable[Row]) -> None:
+        """Appends how long calls took in bursts: schema.DURATION_SCHEMA."""
+        self._append_rows("durations", rows)
+
     def scheduling(self, rows: Iterable[Row]) -> None:
         """Appends what threads asked of the scheduler, and had: schema.SCHEDULING_SCHEMA, None for what was not set."""
         self._append_rows("scheduling", rows)

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from bitnet_trace.analysis.profile import COMPLETE_ENOUGH_PCT, SPIN_ROLE, Profile
-from bitnet_trace.columns import FUNCTIONS, SPIN, Column, by_key
+from bitnet_trace.analysis.report import Report
+from bitnet_trace.columns import DURATIONS, FUNCTIONS, SPIN, Column, by_key
 from bitnet_trace.engines.names import plain
 from bitnet_trace.printable import printable
 from bitnet_trace.render.format import MISSING, amount, percent
@@ -71,8 +72,11 @@ def _calls_note(name: str, row: Mapping[Hashable, Any]) -> Iterator[str]:
     if pd.isna(row["calls_per_token"]):
         return
     how = str(row["how"]).partition("; ")[2]
-    if pd.isna(row["mean_ns"]):
-        yield f"{name}: {how}"
+    if not pd.isna(row["calls_low"]) and row["calls_low"] < row["calls_high"]:
+        how += f", {row['calls_low']:,.1f} to {row['calls_high']:,.1f} a token (95 %)"
+    if pd.isna(row["mean_low_ns"]):
+        unsure = "" if pd.isna(row["mean_ns"]) else f"; how sure its time is takes a second one: {MISSING}"
+        yield f"{name}: {how}{unsure}"
         return
     yield f"{name}: {how}; a call takes {row['mean_low_ns']:.1f} to {row['mean_high_ns']:.1f} ns (95 %, from samples)"
 
@@ -106,6 +110,31 @@ def _functions(profile: Profile) -> Grid:
         left,
         notes=notes,
         source="functions",
+    )
+
+
+def bursts(report: Report) -> Grid | None:
+    """How long calls took that were timed in bursts; None where no function was asked for."""
+    state = (report.recording.meta.get("windows") or {}).get("durations") or {}
+    notes = [f"{printable(name)}: {MISSING} ({one['reason']})" for name, one in state.items() if one.get("reason")]
+    if not len(report.durations) and not notes:
+        return None
+    table = report.durations
+    columns = [one for one in DURATIONS if one.key not in ("function", "histogram", "probe_ns")]
+    rows = [[_name(name), *row] for name, row in zip(table["function"], rows_of(table, columns), strict=True)]
+    if rows:
+        taken = ", ".join(f"{probe_ns:,} ns" for probe_ns in sorted(set(table["probe_ns"])))
+        notes.insert(0, f"wall time, with what was called and waits; less {taken} for the probes")
+    if (table["bursts"] == 1).any():
+        notes.append("one burst tells nothing of how sure its mean is")
+    return Grid(
+        "How long calls take (timed in bursts)",
+        ["function", *(column.title for column in columns)],
+        rows,
+        2,
+        frozenset({0, 1}),
+        notes=notes,
+        source="durations",
     )
 
 

@@ -39,7 +39,7 @@ def sections(report: Report) -> list[Section]:
             "counters", "Counters", perf_grids.grids(report.perf, report.names), perf_grids.missing_lines(report.perf)
         ),
         _section("operations", "Operations", *operation_grids.grids(report)),
-        _section("functions", "Functions", *profile_grids.grids(report.profile)),
+        _section("functions", "Functions", *profile_grids.grids(report.profile), profile_grids.bursts(report)),
         _section("io", "I/O", grids.io_uring(report)),
         _section(
             "places",

@@ -1,4 +1,4 @@
-"""`python -m tests.bench [start] [overhead] [reports] [naive]`: all of it when nothing is named."""
+"""`python -m tests.bench [start] [overhead] [reports] [naive] [intervals]`: all of it when nothing is named."""
 
 import argparse
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 from bitnet_trace import __version__, host
 from bitnet_trace.commands.demo import decode_command, make_model
 from bitnet_trace.recording.reader import open_recording
-from tests.bench import naive, overhead, reports, start
+from tests.bench import intervals, naive, overhead, reports, start
 
-_ALL = ["start", "overhead", "reports", "naive"]
+_ALL = ["start", "overhead", "reports", "naive", "intervals"]
 
 
 def spread(values: list[float]) -> str:
@@ -63,6 +63,12 @@ def bench_naive(rounds: int) -> None:
         print(f"  {line}")
 
 
+def bench_intervals(folder: Path) -> None:
+    print("\n95 % intervals of a function that is probed in windows, 20 runs")
+    for line in intervals.measure(folder, 20):
+        print(f"  {line}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("what", nargs="*", choices=_ALL, default=_ALL)
@@ -89,6 +95,8 @@ def main() -> None:
             bench_reports(Path(folder), options.recording)
         if "naive" in options.what:
             bench_naive(min(options.rounds, 5))
+        if "intervals" in options.what:
+            bench_intervals(Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Calls of functions counted in windows, and derived from a model's shapes: both are the truth."""
 
+import json
+import statistics
 import subprocess
 
 import pytest
@@ -28,9 +30,8 @@ def test_derived_calls_are_the_counted_ones(tiny):
     if KERNEL not in by_window:
         pytest.skip(f"no window held a whole token: {recording.meta['windows']}")
     (kernel,) = [one for one in known_kernels() if KERNEL in one.names]
-    per_token, n = by_window[KERNEL]
-    assert n >= 1
-    assert per_token == derived(recording.tensors, kernel) == 8 * (3 * 256 + 2 * 128 + 2 * 512)
+    assert by_window[KERNEL].n_tokens >= 1
+    assert by_window[KERNEL].per_token == derived(recording.tensors, kernel) == 8 * (3 * 256 + 2 * 128 + 2 * 512)
 
 
 def test_the_report_tells_calls_and_how_they_were_got(tiny):
@@ -67,3 +68,22 @@ def test_a_stripped_function_has_no_name_to_ask_for(trace, program, tmp_path):
     subprocess.run(["strip", "-o", stripped, program("windows.c")], check=True)
     run = trace([stripped, "none", 1, 101, 1, 100], options=["--functions", "ggml_barrier"])
     assert run.recording.meta["windows"]["functions"]["ggml_barrier"]["reason"]
+
+
+def test_how_long_calls_take(trace, program):
+    """One call of eight takes eight times as long; each burst sees both, and times of threads off the CPU besides."""
+    run = trace([program("rated.c"), 3000, 503, 0, 2000], options=[*PLENTY, "--functions", "rated_call"])
+    (row,) = build_report(run.recording).durations.to_dict("records")
+    tokens = [json.loads(line) for line in run.stdout.splitlines()]
+    short_ns = statistics.median(token["cpu_ns"] / token["calls"] for token in tokens) * 8 / 15
+    assert (row["function"], row["phase"]) == ("rated_call", "decode")
+    assert row["calls"] == sum(row["histogram"].values()) >= 100
+    assert row["p50_ns"] == pytest.approx(short_ns, rel=0.25, abs=300)
+    long = sum(n for ns, n in row["histogram"].items() if int(ns) > 5 * short_ns)
+    assert 0.08 <= long / row["calls"] <= 0.18
+
+
+def test_functions_without_a_return_are_not_timed(trace, program):
+    run = trace([program("rated.c"), 100, 503, 0, 2000], options=[*PLENTY, "--functions", "nobody"])
+    assert run.recording.meta["windows"]["durations"]["nobody"]["reason"]
+    assert not len(build_report(run.recording).durations)
