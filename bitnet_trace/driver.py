@@ -31,8 +31,8 @@ _TAIL_BYTES = 2000
 @dataclass(frozen=True)
 class Ended:
     """A run that has ended. `exit_status` as subprocess.returncode has it; `timings`: what the engine printed, as
-    engines.timings has it; `usage` of an untraced program (wait4(2)): wall_ns, cpu_ns, faults and switches; `said`: the
-    end of what it wrote to stderr, of an untraced one that failed."""
+    engines.timings has it; `usage`: wall_ns; of an untraced program (wait4(2)) cpu_ns, faults and switches too; `said`:
+    the end of what it wrote to stderr, of an untraced one that failed."""
 
     exit_status: int
     timings: list[dict[str, Any]]
@@ -125,7 +125,8 @@ def start_traced(command: Sequence[str], options: Options, not_for_it: Sequence[
 
         done = trace(command, replace(options, prepare=_telling(number, options.prepare)))
         timings = list(done.meta.get("timings_reported", []))
-        return {"exit_status": done.exit_status, "timings": timings, "recording": str(done.recording)}
+        usage = {"wall_ns": done.meta["wall_ns"]}
+        return {"exit_status": done.exit_status, "timings": timings, "recording": str(done.recording), "usage": usage}
 
     return Running(work, not_for_it)
 

@@ -132,15 +132,19 @@ def _spec(
     spec = load(name, machine)
     spec = replace(spec, measure=replace(spec.measure, **{key: one for key, one in measure.items() if one is not None}))
     if binaries:
-        pairs = [one.partition("=") for one in binaries]
-        if any(not label or not path for label, _, path in pairs):
-            raise click.BadParameter("LABEL=PATH", param_hint="--binary")
+        labels, words = zip(*map(_binary, binaries), strict=True)
+        if len(set(labels)) < len(labels):
+            raise click.BadParameter("each LABEL once", param_hint="--binary")
         kind = factor("binary")
-        levels = tuple(kind.level(label, shlex.split(path), machine) for label, _, path in pairs)
+        levels = tuple(kind.level(label, own, machine) for label, own in zip(labels, words, strict=True))
         factors = tuple(one for one in spec.factors if one[0] != "binary")
-        spec = replace(spec, factors=(("binary", levels), *factors), baseline={"binary": pairs[0][0], **spec.baseline})
+        others = {name: label for name, label in spec.baseline.items() if name != "binary"}
+        spec = replace(spec, factors=(("binary", levels), *factors), baseline={"binary": labels[0], **others})
     if demo and command:
         raise click.UsageError("--demo brings its own COMMAND")
+    if not demo and len(binaries) < spec.binaries:
+        hint = "--binary LABEL=PATH, or LABEL='PATH ARGUMENTS', once for each"
+        raise TraceError(f"{spec.name} compares programs: name at least {spec.binaries}", hint)
     if demo:
         return with_command(spec, _demo_command(spec, machine, user))
     if command:
@@ -148,6 +152,18 @@ def _spec(
     if spec.command is None:
         raise click.UsageError("which command? -- COMMAND, or --demo")
     return spec
+
+
+def _binary(text: str) -> tuple[str, list[str]]:
+    """LABEL=PATH, or LABEL='PATH ARGUMENTS'."""
+    label, _, path = text.partition("=")
+    try:
+        words = shlex.split(path)
+    except ValueError as error:
+        raise click.BadParameter(f"{text}: {error}", param_hint="--binary") from None
+    if not label or not words:
+        raise click.BadParameter(f"{text}: LABEL=PATH", param_hint="--binary")
+    return label, words
 
 
 def _demo_command(spec: "Spec", machine: "Machine", user: "Identity | None") -> list[str]:

@@ -106,6 +106,17 @@ def outliers(values: Sequence[float]) -> list[float]:
     return [one for one in values if spread and _MAD_TO_SD * abs(one - middle) / spread > _OUTLIER]
 
 
+def difference_pct(runs: pd.DataFrame, kind: str, figure: str, cell: Cell, base: Cell) -> float | None:
+    """Of a figure's geometric means over the runs of that kind, one cell against another; None where one has none."""
+    logs = []
+    for one in (cell, base):
+        known = [math.log(value) for value in _values(valid(runs, kind), one.number, figure) if value > 0]
+        if not known:
+            return None
+        logs.append(sum(known) / len(known))
+    return 100 * math.expm1(logs[0] - logs[1])
+
+
 def of_factors(runs: pd.DataFrame, cells: Mapping[int, Cell], baseline: Mapping[str, str], figure: str) -> list[Effect]:
     """Of each level of each factor, against the baseline's, over all combinations of the other factors."""
     logs = _logs(runs, figure)

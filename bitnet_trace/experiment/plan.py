@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from bitnet_trace.capture.identity import find_program
 from bitnet_trace.errors import TraceError
 from bitnet_trace.experiment.factors import Machine, factor
+from bitnet_trace.experiment.factors.memory import THP_ENABLED
 from bitnet_trace.experiment.setup import REAL_TIME, Setup, model_of
 from bitnet_trace.experiment.spec import Spec
+from bitnet_trace.loadlab import trials
 
 MAX_CELLS = 500
 # what tracing adds to a run, at its begin and end, and the report of its recording
@@ -102,7 +104,13 @@ def check(setups: Mapping[int, Setup], machine: Machine, environment: Mapping[st
                 "take as many threads as CPUs, or leave the combination out with [[exclude]]",
             )
         if one.page_cache is not None:
-            model_of(command)
+            trials.model_size(model_of(command))
+        thp_system = dict(one.settings).get(THP_ENABLED, machine.host.thp_enabled)
+        if one.thp == "on" and thp_system in (None, "never"):
+            raise TraceError(
+                f"thp = 'on': transparent huge pages are off on this system ({thp_system or 'not known'})",
+                'add the factor thp_system = ["madvise"], and --allow-system-changes',
+            )
         if one.settings and not system_allowed:
             raise TraceError(
                 f"this experiment changes {one.settings[0][0]} for the whole system", "allow it: --allow-system-changes"

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pandas as pd
 
+from bitnet_trace.analysis.metrics import TIME
+from bitnet_trace.columns import PARTS
 from bitnet_trace.experiment import verdict
 from bitnet_trace.experiment.effects import Effect, valid
 from bitnet_trace.experiment.figures import COUNTED, FIGURES, HARDWARE, PRINTED, shown, signed_percent
 from bitnet_trace.experiment.outcome import Outcome
 from bitnet_trace.experiment.plan import TRACED, UNTRACED, Cell
 from bitnet_trace.printable import printable
-from bitnet_trace.render.format import MISSING, amount, percent, three_digits
+from bitnet_trace.render.format import MISSING, amount, duration, percent, three_digits
 from bitnet_trace.render.grids import Grid
 from bitnet_trace.render.sections import Section
 
@@ -30,6 +32,7 @@ def sections(found: Outcome) -> list[Section]:
         Section(
             "cells", "Cells", [_cells(found), _figures(found, PRINTED, "Times"), _figures(found, COUNTED, "Counts")]
         ),
+        Section("tokens", "Where the time of a token went", [_token_time(found, one) for one in ("decode", "prefill")]),
         Section("counters", "Counters of the CPU", [_hardware(found)]),
         Section("machine", "What was set, and what the machine did besides", [_read_back(found), _conditions(found)]),
     ]
@@ -158,6 +161,30 @@ def _figures(found: Outcome, keys: tuple[str, ...], title: str) -> Grid:
     if missing:
         grid.notes.append(f"not printed by this engine: {', '.join(missing)}")
     return grid
+
+
+def _token_time(found: Outcome, phase: str) -> Grid:
+    """Of the traced runs that count; a part that is missing in one of a cell's is missing in their mean."""
+    factors = _factor_names(found.cells)
+    parts = [part for part in PARTS if any(_part(found, number, phase, part.key) for number in found.cells)]
+    rows = []
+    for number, cell in found.cells.items():
+        whole = _part(found, number, phase, "dur_ns")
+        figures = [_part(found, number, phase, part.key) for part in parts]
+        cells = [MISSING if one is None else duration(round(one)) for one in (whole, *figures)]
+        rows.append([str(number), *_labels(cell, factors), *cells])
+    titles = ["cell", *factors, "per token", *(part.title for part in parts)]
+    grid = Grid(f"Where the time of a token went: {phase}", titles, rows if parts else [], 1 + len(factors),
+                frozenset(range(1, len(factors) + 1)))  # fmt: skip
+    grid.notes.append("means of the traced runs, of the threads that compute; spin: at barriers, by timer samples")
+    return grid
+
+
+def _part(found: Outcome, cell: int, phase: str, key: str) -> float | None:
+    own = [one.metrics.values for (number, _), one in found.traced.items() if number == cell and one.metrics]
+    values = [one.get((TIME, phase, key)) for one in own if (TIME, phase, "dur_ns") in one]
+    known = [one for one in values if one is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _hardware(found: Outcome) -> Grid:
