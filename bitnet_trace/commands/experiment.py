@@ -112,7 +112,7 @@ def experiment(
         _show_plan(chosen, cells, setups)
         return None
     require_root()
-    return _run(chosen, cells, setups, machine, user, output, resume, force, as_root)
+    return _run(chosen, cells, setups, machine, user, output, resume, force, as_root, environment)
 
 
 def _spec(
@@ -217,9 +217,10 @@ def _run(
     resume: bool,
     force: bool,
     as_root: bool,
+    environment: dict[str, str],
 ) -> int:
     from bitnet_trace import host
-    from bitnet_trace.experiment import journal, report
+    from bitnet_trace.experiment import journal, plan, report
     from bitnet_trace.experiment.runner import Runner
     from bitnet_trace.experiment.store import Store
 
@@ -228,34 +229,38 @@ def _run(
     if journal.leftover():
         with journal.opened() as left:
             _tell_restored(left.restore())
-    store = Store.existing(path, user) if resume else Store.new(path, user, report.facts(spec, machine), force)
-    if resume and store.facts.get("digest") != spec.digest():
-        raise TraceError(f"{path} was made with another spec, command or seed", "begin anew: --force, or another -o")
+    facts = report.facts(spec, machine, plan.files(setups, environment))
+    store = Store.existing(path, user) if resume else Store.new(path, user, facts, force)
+    if resume:
+        report.require_same(facts, store)
     number = 0
     try:
-        with _signals(), ExitStack() as stack:
-            changes = any(one.settings for one in setups.values())
-            settings = stack.enter_context(journal.opened()) if changes else None
-            # what failed is missing still
-            done = {(one["kind"], one["block"], one["cell"]): one for one in store.results() if one["why"] is None}
-            runner = Runner(cells, setups, machine, path, user, settings, spec.measure, as_root, done)
-            for cell in cells.values():
-                store.recordings(cell.folder)
-            report.import_early()
-            report.go_on(spec, runner, store, _progress)
+        with _signals():
+            with ExitStack() as stack:
+                changes = any(one.settings for one in setups.values())
+                settings = stack.enter_context(journal.opened()) if changes else None
+                locks = [store.lock, *([settings.lock] if settings else [])]
+                # what failed is missing still
+                done = {(one["kind"], one["block"], one["cell"]): one for one in store.results() if one["why"] is None}
+                runner = Runner(cells, setups, machine, path, user, settings, spec.measure, as_root, locks, done)
+                for cell in cells.values():
+                    store.recordings(cell.folder)
+                report.import_early()
+                report.go_on(spec, runner, store, _progress)
+            found = report.finish(spec, cells, setups, store, user)
     except _Ended as ended:
         number = ended.number
     except KeyboardInterrupt:
         number = signal.SIGINT
-    if number:
-        click.echo(f"bitnet-trace: ended by signal {number}; go on with --resume -o {path}", err=True)
+    finally:
         store.close()
+    if number or _asked_to_end:
+        number = number or _asked_to_end[0]
+        click.echo(f"bitnet-trace: ended by signal {number}; go on with --resume -o {path}", err=True)
         return 128 + number
-    found = report.finish(spec, cells, setups, store, user)
     click.echo(report.as_text(found, shutil.get_terminal_size((120, 24)).columns, _color()), nl=False)
     for name in ("report.html", "report.md", "results.parquet", "recordings/"):
         click.echo(f"  {path / name}")
-    store.close()
     return 0
 
 

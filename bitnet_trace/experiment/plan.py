@@ -1,7 +1,9 @@
 """From a spec to what is run: cells, and their runs in random order within blocks."""
 
+import contextlib
 import itertools
 import math
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -115,6 +117,26 @@ def check(setups: Mapping[int, Setup], machine: Machine, environment: Mapping[st
             raise TraceError(
                 f"this experiment changes {one.settings[0][0]} for the whole system", "allow it: --allow-system-changes"
             )
+
+
+def files(setups: Mapping[int, Setup], environment: Mapping[str, str]) -> dict[str, list[int]]:
+    """Size and time of change of the programs and models that are run: whether it is the same experiment still."""
+    found = {}
+    for one in setups.values():
+        command = one.arguments()
+        with contextlib.suppress(TraceError):
+            found[os.path.realpath(model_of(command))] = _state(model_of(command))
+        program = find_program(command[0], environment)
+        found[os.path.realpath(program)] = _state(program)
+    return {path: state for path, state in found.items() if state}
+
+
+def _state(path: str) -> list[int]:
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return []
+    return [facts.st_size, facts.st_mtime_ns]
 
 
 def blocks(spec: Spec, n_cells: int) -> Iterator[list[Trial]]:

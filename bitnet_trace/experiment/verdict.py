@@ -127,6 +127,8 @@ def doubts(found: Outcome) -> Iterator[str]:
         yield f"other programs used {untraced['others_pct'].median():.0f} % of all CPU time, in the median of runs"
     if len(counted) and counted["throttled"].notna().any() and counted["throttled"].sum() > 0:
         yield f"the CPUs were throttled for their heat {amount(int(counted['throttled'].sum()))} times"
+    if found.facts.get("n_damaged"):
+        yield f"{plural(found.facts['n_damaged'], 'line')} of results.jsonl damaged, and left out"
     if "numa" in found.spec.baseline and (found.facts.get("host", {}).get("numa_nodes") or 1) == 1:
         yield "this machine has one node: all levels of numa take memory from it"
     for (cell, block), one in sorted(found.traced.items()):

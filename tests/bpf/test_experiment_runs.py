@@ -135,7 +135,7 @@ def test_settings_and_loads_do_not_outlive_the_experiment(tmp_path, how):
         done = subprocess.run([*TOOL, "experiment", "--restore"], capture_output=True, text=True, check=True)
         assert f"set back from {other}" in done.stderr
     assert THP.read_text() == before
-    assert json.loads(JOURNAL.read_text()) == {}
+    assert not JOURNAL.exists()
 
 
 @pytest.mark.requires_bpf
