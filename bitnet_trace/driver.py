@@ -4,6 +4,7 @@ Each run is a fork of the caller, so that a run leaves nothing behind in it: no 
 Untraced runs are started by the same code, as the same user, with the same environment, and observed from outside.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -26,6 +27,7 @@ from bitnet_trace.errors import TraceError
 PR_SET_PDEATHSIG = 1
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _TAIL_BYTES = 2000
+_MAX_PROCESSES = 1000
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,14 @@ class Running:
         return self._ended
 
     def stop(self) -> None:
-        """Ends the program, politely at first; returns when the run has ended."""
+        """Ends the program and what it has started, politely at first; returns when the run has ended."""
+        family = _Family(descendants(self.pid)) if self.pid is not None else _Family([])
         for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 10.0)):
             if self._ended:
-                return
-            for pid in {self._worker if number == signal.SIGTERM else None, self.pid}:
-                if pid is not None:
-                    try:
-                        os.kill(pid, number)
-                    except ProcessLookupError:
-                        continue
+                break
+            if number == signal.SIGTERM:
+                os.kill(self._worker, number)
+            family.send(number)
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline and not self.wait(0.2):
                 pass
@@ -104,6 +104,8 @@ class Running:
             os.kill(self._worker, signal.SIGKILL)
             while not self.wait(1.0):
                 pass
+        family.send(signal.SIGKILL)
+        family.close()
 
     def result(self) -> Ended:
         """Raises TraceError where the run could not be made."""
@@ -115,6 +117,38 @@ class Running:
             raise TraceError(answer["error"], answer["hint"])
         recording = Path(answer["recording"]) if answer.get("recording") else None
         return Ended(**{**answer, "recording": recording})
+
+
+class _Family:
+    """Processes, held by descriptors: a number is another process's once its own has ended."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._descriptors = []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                self._descriptors.append(os.pidfd_open(pid))
+
+    def send(self, number: int) -> None:
+        for descriptor in self._descriptors:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+
+    def close(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+
+def descendants(pid: int) -> list[int]:
+    """The process first."""
+    found = [pid]
+    for process in found:
+        if len(found) > _MAX_PROCESSES:
+            break
+        with contextlib.suppress(OSError):
+            for tid in os.listdir(f"/proc/{process}/task"):
+                with contextlib.suppress(OSError):
+                    found += map(int, Path(f"/proc/{process}/task/{tid}/children").read_text().split())
+    return found
 
 
 def start_traced(command: Sequence[str], options: Options, not_for_it: Sequence[int] = ()) -> Running:
@@ -241,7 +275,7 @@ def _untraced(command: Sequence[str], options: Options) -> dict[str, Any]:
         child = target.start(launch, unused)
         for one in _FORWARDED:
             # the program is told; it has at most as long to end as our caller leaves it
-            signal.signal(one, lambda got, _frame: os.kill(child.pid, got))
+            signal.signal(one, lambda got, _frame: _Family(descendants(child.pid)).send(got))
         begin_ns = time.monotonic_ns()
         child.release()
         error = child.exec_error()

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitnet_trace.driver import descendants
 from bitnet_trace.experiment.setup import POLICIES, REAL_TIME, Setup
 
 _NAMES = {number: name for name, number in POLICIES.items()}
 _RESET_ON_FORK = 0x40000000
-_MAX_PROCESSES = 1000
 # x86-64, include/uapi/linux/sched.h and sched/types.h
 _SCHED_SETATTR, _SCHED_DEADLINE, _FLAG_RESET_ON_FORK = 314, 6, 1
 _ATTR = struct.Struct("<IIQiIQQQII")
@@ -95,19 +95,6 @@ def threads(pid: int) -> Iterator[Scheduled]:
             for tid in os.listdir(f"/proc/{process}/task"):
                 with contextlib.suppress(OSError):
                     yield _read(int(tid), process)
-
-
-def descendants(pid: int) -> list[int]:
-    """The process first."""
-    found = [pid]
-    for process in found:
-        if len(found) > _MAX_PROCESSES:
-            break
-        with contextlib.suppress(OSError):
-            for tid in os.listdir(f"/proc/{process}/task"):
-                with contextlib.suppress(OSError):
-                    found += map(int, Path(f"/proc/{process}/task/{tid}/children").read_text().split())
-    return found
 
 
 def _read(tid: int, pid: int) -> Scheduled:

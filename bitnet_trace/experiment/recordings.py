@@ -41,7 +41,11 @@ def read_all(results: Sequence[Mapping[str, Any]], user: Identity | None) -> dic
     workers = min(len(os.sched_getaffinity(0)), len(jobs))
     try:
         with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(user, os.getpid())) as pool:
-            return dict(zip(jobs, pool.map(_read, jobs.values()), strict=True))
+            try:
+                return dict(zip(jobs, pool.map(_read, jobs.values()), strict=True))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # only those that are being read are waited for
+                raise
     except BrokenProcessPool:
         raise TraceError(
             "a process that read recordings was ended", "is there memory for it? all results are kept: --resume"
