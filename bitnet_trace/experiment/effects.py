@@ -57,6 +57,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 **{f"factor.{name}": label for name, label in result["levels"].items()},
                 **{key: result.get(key) for key in ("kind", "block", "cell", "why", "recording", "at_s")},
                 **{key: conditions.get(key) for key in _CONDITIONS},
+                "hugetlb_bytes": max(read_back.get("hugetlb_bytes", []), default=None),
                 "reader_reserved": read_back.get("reserved"),
                 "policies_seen": ", ".join(read_back.get("policies", [])),
                 "nices_seen": ", ".join(map(str, read_back.get("nices", []))),
@@ -65,7 +66,9 @@ def table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             }
         )
     runs = pd.DataFrame(rows)
-    return runs.astype(dict.fromkeys(_CONDITIONS, "float64")).astype({"why": "string", "recording": "string"})
+    return runs.astype(dict.fromkeys((*_CONDITIONS, "hugetlb_bytes"), "float64")).astype(
+        {"why": "string", "recording": "string"}
+    )
 
 
 def valid(runs: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from bitnet_trace.experiment.figures import COUNTED, FIGURES, HARDWARE, PRINTED,
 from bitnet_trace.experiment.outcome import Outcome
 from bitnet_trace.experiment.plan import TRACED, UNTRACED, Cell
 from bitnet_trace.printable import printable
-from bitnet_trace.render.format import MISSING, amount, duration, percent, three_digits
+from bitnet_trace.render.format import MISSING, amount, duration, percent, size, three_digits
 from bitnet_trace.render.grids import Grid
 from bitnet_trace.render.sections import Section
 
@@ -216,8 +216,10 @@ def _counted(found: Outcome, number: int) -> Iterator[str]:
 def _read_back(found: Outcome) -> Grid:
     factors = _factor_names(found.cells)
     rows = []
+    pool = found.runs["hugetlb_bytes"].notna().any()
     for number, cell in found.cells.items():
         own = found.runs[found.runs["cell"] == number]
+        most = own["hugetlb_bytes"].max()
         ended = [one for (of_cell, _), traced in found.traced.items() if of_cell == number for one in traced.scheduled]
         ends = sorted({f"{one.as_policy} on {','.join(map(str, one.cpus))}" for one in ended})
         wrong = int(own["why"].fillna("").str.startswith("not as asked").sum())
@@ -232,10 +234,13 @@ def _read_back(found: Outcome) -> Grid:
                 _joined(own["cpus_seen"], " | "),
                 printable("; ".join(ends) or MISSING, _LIST_LIMIT),
                 str(wrong),
+                *([MISSING if pd.isna(most) else size(int(most))] if pool else []),
             ]
         )
+    first = 1 + len(factors)
     titles = ["cell", *factors, "threads", "policies", "nice", "CPUs", "at their ends", "not as asked"]
-    left = frozenset([*range(1, 1 + len(factors)), len(titles) - 5, len(titles) - 4, len(titles) - 3, len(titles) - 2])
+    titles += ["of the hugetlb pool"] if pool else []
+    left = frozenset([*range(1, first), *range(first + 1, first + 5)])
     grid = Grid("Read back from the kernel while it ran: every thread of the program", titles, rows, 1, left)
     grid.notes.append(
         "CPUs: the different masks of its threads; at their ends: what the tracer's probe saw in the kernel"

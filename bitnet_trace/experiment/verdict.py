@@ -129,6 +129,9 @@ def doubts(found: Outcome) -> Iterator[str]:
         yield f"the CPUs were throttled for their heat {amount(int(counted['throttled'].sum()))} times"
     if found.facts.get("n_damaged"):
         yield f"{plural(found.facts['n_damaged'], 'line')} of results.jsonl damaged, and left out"
+    for number, of_cell in found.cells.items():
+        if counted.loc[counted["cell"] == number, "hugetlb_bytes"].max() == 0:
+            yield f"{of_cell.name}: nothing came of the hugetlb pool; is one allocation larger than it?"
     if "numa" in found.spec.baseline and (found.facts.get("host", {}).get("numa_nodes") or 1) == 1:
         yield "this machine has one node: all levels of numa take memory from it"
     for (cell, block), one in sorted(found.traced.items()):

@@ -101,6 +101,18 @@ def test_runs_that_do_not_count_are_told():
     assert [row[-1] for row in read_back.rows] == ["1", "0", "0", "0"]
 
 
+def test_what_came_of_the_hugetlb_pool_is_shown():
+    found, cells, results = made(1, lambda _: 1.0, n_blocks=2)
+    for one in results:
+        if one["cell"] > 2:
+            one["read_back"] = {"hugetlb_bytes": [0 if one["cell"] == 3 else 8 << 20]}
+    result = outcome(found, cells, results, {}, {})
+    assert ["b, nice 0" in line for line in doubts(result) if "hugetlb pool" in line] == [True]
+    tables = [grid for part in sections.sections(result) for grid in part.tables]
+    read_back = next(grid for grid in tables if grid.title.startswith("Read back"))
+    assert [row[-1] for row in read_back.rows] == ["-", "-", "0 B", "8.00 MiB"]
+
+
 def test_what_is_not_known_is_a_dash():
     tables = [grid for part in sections.sections(outcome(*made(1, lambda _: 1.0), {}, {})) for grid in part.tables]
     counters = next(grid for grid in tables if grid.title == "Counters of the CPU")
