@@ -82,12 +82,16 @@ class Store:
             raise TraceError(f"{self.path / _SPEC} is damaged", "begin anew: --force") from None
 
     def recordings(self, cell: str) -> None:
-        """Makes the folder for the recordings of a cell."""
-        folder = self.path / "recordings" / cell
-        if not folder.is_dir():
-            with self._told():
-                folder.mkdir(mode=0o755)
-                self._give(folder)
+        """Makes the folder for the recordings of a cell. Raises TraceError."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with self._told(), contextlib.suppress(FileExistsError):
+            parent = os.open("recordings", flags, dir_fd=self._folder)
+            try:
+                os.mkdir(cell, 0o755, dir_fd=parent)
+                if self._user is not None:
+                    os.chown(cell, self._user.uid, self._user.gid, dir_fd=parent, follow_symlinks=False)
+            finally:
+                os.close(parent)
 
     def add(self, result: dict[str, Any]) -> None:
         """On the disk when it returns. Raises TraceError."""

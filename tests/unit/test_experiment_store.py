@@ -81,6 +81,17 @@ def test_no_links_are_followed(tmp_path):
         Store.new(tmp_path / "link", None, FACTS, force=True)
 
 
+def test_recordings_are_made_within_the_folder_only(store, tmp_path):
+    store.recordings("001-a")
+    store.recordings("001-a")
+    assert (store.path / "recordings/001-a").is_dir()
+    (store.path / "recordings").rename(tmp_path / "moved")
+    (store.path / "recordings").symlink_to(tmp_path / "moved")
+    with pytest.raises(TraceError, match="cannot be written"):
+        store.recordings("002-b")
+    assert not (tmp_path / "moved/002-b").exists()
+
+
 @pytest.mark.parametrize("kind", ["link", "writable", "file"])
 def test_a_journal_that_others_could_write_is_refused(tmp_path, kind):
     folder = tmp_path / "journal"
