@@ -4,6 +4,7 @@ Each run is a fork of the caller, so that a run leaves nothing behind in it: no 
 Untraced runs are started by the same code, as the same user, with the same environment, and observed from outside.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -26,13 +27,14 @@ from bitnet_trace.errors import TraceError
 PR_SET_PDEATHSIG = 1
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 _TAIL_BYTES = 2000
+_MAX_PROCESSES = 1000
 
 
 @dataclass(frozen=True)
 class Ended:
     """A run that has ended. `exit_status` as subprocess.returncode has it; `timings`: what the engine printed, as
-    engines.timings has it; `usage` of an untraced program (wait4(2)): wall_ns, cpu_ns, faults and switches; `said`: the
-    end of what it wrote to stderr, of an untraced one that failed."""
+    engines.timings has it; `usage`: wall_ns; of an untraced program (wait4(2)) cpu_ns, faults and switches too; `said`:
+    the end of what it wrote to stderr, of an untraced one that failed."""
 
     exit_status: int
     timings: list[dict[str, Any]]
@@ -87,16 +89,14 @@ class Running:
         return self._ended
 
     def stop(self) -> None:
-        """Ends the program, politely at first; returns when the run has ended."""
+        """Ends the program and what it has started, politely at first; returns when the run has ended."""
+        family = _Family(descendants(self.pid)) if self.pid is not None else _Family([])
         for number, seconds in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 10.0)):
             if self._ended:
-                return
-            for pid in {self._worker if number == signal.SIGTERM else None, self.pid}:
-                if pid is not None:
-                    try:
-                        os.kill(pid, number)
-                    except ProcessLookupError:
-                        continue
+                break
+            if number == signal.SIGTERM:
+                os.kill(self._worker, number)
+            family.send(number)
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline and not self.wait(0.2):
                 pass
@@ -104,6 +104,8 @@ class Running:
             os.kill(self._worker, signal.SIGKILL)
             while not self.wait(1.0):
                 pass
+        family.send(signal.SIGKILL)
+        family.close()
 
     def result(self) -> Ended:
         """Raises TraceError where the run could not be made."""
@@ -117,6 +119,38 @@ class Running:
         return Ended(**{**answer, "recording": recording})
 
 
+class _Family:
+    """Processes, held by descriptors: a number is another process's once its own has ended."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._descriptors = []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                self._descriptors.append(os.pidfd_open(pid))
+
+    def send(self, number: int) -> None:
+        for descriptor in self._descriptors:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, number)
+
+    def close(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+
+def descendants(pid: int) -> list[int]:
+    """The process first."""
+    found = [pid]
+    for process in found:
+        if len(found) > _MAX_PROCESSES:
+            break
+        with contextlib.suppress(OSError):
+            for tid in os.listdir(f"/proc/{process}/task"):
+                with contextlib.suppress(OSError):
+                    found += map(int, Path(f"/proc/{process}/task/{tid}/children").read_text().split())
+    return found
+
+
 def start_traced(command: Sequence[str], options: Options, not_for_it: Sequence[int] = ()) -> Running:
     """A run under the tracer. Its output goes to the recording only."""
 
@@ -125,7 +159,8 @@ def start_traced(command: Sequence[str], options: Options, not_for_it: Sequence[
 
         done = trace(command, replace(options, prepare=_telling(number, options.prepare)))
         timings = list(done.meta.get("timings_reported", []))
-        return {"exit_status": done.exit_status, "timings": timings, "recording": str(done.recording)}
+        usage = {"wall_ns": done.meta["wall_ns"]}
+        return {"exit_status": done.exit_status, "timings": timings, "recording": str(done.recording), "usage": usage}
 
     return Running(work, not_for_it)
 
@@ -240,7 +275,7 @@ def _untraced(command: Sequence[str], options: Options) -> dict[str, Any]:
         child = target.start(launch, unused)
         for one in _FORWARDED:
             # the program is told; it has at most as long to end as our caller leaves it
-            signal.signal(one, lambda got, _frame: os.kill(child.pid, got))
+            signal.signal(one, lambda got, _frame: _Family(descendants(child.pid)).send(got))
         begin_ns = time.monotonic_ns()
         child.release()
         error = child.exec_error()

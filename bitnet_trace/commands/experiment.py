@@ -112,7 +112,7 @@ def experiment(
         _show_plan(chosen, cells, setups)
         return None
     require_root()
-    return _run(chosen, cells, setups, machine, user, output, resume, force, as_root)
+    return _run(chosen, cells, setups, machine, user, output, resume, force, as_root, environment)
 
 
 def _spec(
@@ -132,15 +132,19 @@ def _spec(
     spec = load(name, machine)
     spec = replace(spec, measure=replace(spec.measure, **{key: one for key, one in measure.items() if one is not None}))
     if binaries:
-        pairs = [one.partition("=") for one in binaries]
-        if any(not label or not path for label, _, path in pairs):
-            raise click.BadParameter("LABEL=PATH", param_hint="--binary")
+        labels, words = zip(*map(_binary, binaries), strict=True)
+        if len(set(labels)) < len(labels):
+            raise click.BadParameter("each LABEL once", param_hint="--binary")
         kind = factor("binary")
-        levels = tuple(kind.level(label, shlex.split(path), machine) for label, _, path in pairs)
+        levels = tuple(kind.level(label, own, machine) for label, own in zip(labels, words, strict=True))
         factors = tuple(one for one in spec.factors if one[0] != "binary")
-        spec = replace(spec, factors=(("binary", levels), *factors), baseline={"binary": pairs[0][0], **spec.baseline})
+        others = {name: label for name, label in spec.baseline.items() if name != "binary"}
+        spec = replace(spec, factors=(("binary", levels), *factors), baseline={"binary": labels[0], **others})
     if demo and command:
         raise click.UsageError("--demo brings its own COMMAND")
+    if not demo and len(binaries) < spec.binaries:
+        hint = "--binary LABEL=PATH, or LABEL='PATH ARGUMENTS', once for each"
+        raise TraceError(f"{spec.name} compares programs: name at least {spec.binaries}", hint)
     if demo:
         return with_command(spec, _demo_command(spec, machine, user))
     if command:
@@ -148,6 +152,18 @@ def _spec(
     if spec.command is None:
         raise click.UsageError("which command? -- COMMAND, or --demo")
     return spec
+
+
+def _binary(text: str) -> tuple[str, list[str]]:
+    """LABEL=PATH, or LABEL='PATH ARGUMENTS'."""
+    label, _, path = text.partition("=")
+    try:
+        words = shlex.split(path)
+    except ValueError as error:
+        raise click.BadParameter(f"{text}: {error}", param_hint="--binary") from None
+    if not label or not words:
+        raise click.BadParameter(f"{text}: LABEL=PATH", param_hint="--binary")
+    return label, words
 
 
 def _demo_command(spec: "Spec", machine: "Machine", user: "Identity | None") -> list[str]:
@@ -201,9 +217,10 @@ def _run(
     resume: bool,
     force: bool,
     as_root: bool,
+    environment: dict[str, str],
 ) -> int:
     from bitnet_trace import host
-    from bitnet_trace.experiment import journal, report
+    from bitnet_trace.experiment import journal, plan, report
     from bitnet_trace.experiment.runner import Runner
     from bitnet_trace.experiment.store import Store
 
@@ -212,34 +229,38 @@ def _run(
     if journal.leftover():
         with journal.opened() as left:
             _tell_restored(left.restore())
-    store = Store.existing(path, user) if resume else Store.new(path, user, report.facts(spec, machine), force)
-    if resume and store.facts.get("digest") != spec.digest():
-        raise TraceError(f"{path} was made with another spec, command or seed", "begin anew: --force, or another -o")
+    facts = report.facts(spec, machine, plan.files(setups, environment))
+    store = Store.existing(path, user) if resume else Store.new(path, user, facts, force)
+    if resume:
+        report.require_same(facts, store)
     number = 0
     try:
-        with _signals(), ExitStack() as stack:
-            changes = any(one.settings for one in setups.values())
-            settings = stack.enter_context(journal.opened()) if changes else None
-            # what failed is missing still
-            done = {(one["kind"], one["block"], one["cell"]): one for one in store.results() if one["why"] is None}
-            runner = Runner(cells, setups, machine, path, user, settings, spec.measure, as_root, done)
-            for cell in cells.values():
-                store.recordings(cell.folder)
-            report.import_early()
-            report.go_on(spec, runner, store, _progress)
+        with _signals():
+            with ExitStack() as stack:
+                changes = any(one.settings for one in setups.values())
+                settings = stack.enter_context(journal.opened()) if changes else None
+                locks = [store.lock, *([settings.lock] if settings else [])]
+                # what failed is missing still
+                done = {(one["kind"], one["block"], one["cell"]): one for one in store.results() if one["why"] is None}
+                runner = Runner(cells, setups, machine, path, user, settings, spec.measure, as_root, locks, done)
+                for cell in cells.values():
+                    store.recordings(cell.folder)
+                report.import_early()
+                report.go_on(spec, runner, store, _progress)
+            found = report.finish(spec, cells, setups, store, user)
     except _Ended as ended:
         number = ended.number
     except KeyboardInterrupt:
         number = signal.SIGINT
-    if number:
-        click.echo(f"bitnet-trace: ended by signal {number}; go on with --resume -o {path}", err=True)
+    finally:
         store.close()
+    if number or _asked_to_end:
+        number = number or _asked_to_end[0]
+        click.echo(f"bitnet-trace: ended by signal {number}; go on with --resume -o {path}", err=True)
         return 128 + number
-    found = report.finish(spec, cells, setups, store, user)
     click.echo(report.as_text(found, shutil.get_terminal_size((120, 24)).columns, _color()), nl=False)
     for name in ("report.html", "report.md", "results.parquet", "recordings/"):
         click.echo(f"  {path / name}")
-    store.close()
     return 0
 
 

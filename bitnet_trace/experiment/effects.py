@@ -57,6 +57,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 **{f"factor.{name}": label for name, label in result["levels"].items()},
                 **{key: result.get(key) for key in ("kind", "block", "cell", "why", "recording", "at_s")},
                 **{key: conditions.get(key) for key in _CONDITIONS},
+                "hugetlb_bytes": max(read_back.get("hugetlb_bytes", []), default=None),
                 "reader_reserved": read_back.get("reserved"),
                 "policies_seen": ", ".join(read_back.get("policies", [])),
                 "nices_seen": ", ".join(map(str, read_back.get("nices", []))),
@@ -65,7 +66,9 @@ def table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             }
         )
     runs = pd.DataFrame(rows)
-    return runs.astype(dict.fromkeys(_CONDITIONS, "float64")).astype({"why": "string", "recording": "string"})
+    return runs.astype(dict.fromkeys((*_CONDITIONS, "hugetlb_bytes"), "float64")).astype(
+        {"why": "string", "recording": "string"}
+    )
 
 
 def valid(runs: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -104,6 +107,17 @@ def outliers(values: Sequence[float]) -> list[float]:
     middle = float(np.median(values))
     spread = float(np.median(np.abs(np.array(values) - middle)))
     return [one for one in values if spread and _MAD_TO_SD * abs(one - middle) / spread > _OUTLIER]
+
+
+def difference_pct(runs: pd.DataFrame, kind: str, figure: str, cell: Cell, base: Cell) -> float | None:
+    """Of a figure's geometric means over the runs of that kind, one cell against another; None where one has none."""
+    logs = []
+    for one in (cell, base):
+        known = [math.log(value) for value in _values(valid(runs, kind), one.number, figure) if value > 0]
+        if not known:
+            return None
+        logs.append(sum(known) / len(known))
+    return 100 * math.expm1(logs[0] - logs[1])
 
 
 def of_factors(runs: pd.DataFrame, cells: Mapping[int, Cell], baseline: Mapping[str, str], figure: str) -> list[Effect]:

@@ -17,6 +17,7 @@ from bitnet_trace.errors import TraceError
 FOLDER = Path("/var/lib/bitnet-trace")
 _NAME, _LOCK = "settings.json", "lock"
 _ALLOWED = ("/sys/", "/proc/sys/")
+_KEPT_THERE = "what settings were is kept there; none is changed without it"
 
 
 class Journal:
@@ -54,9 +55,10 @@ class Journal:
             except TraceError as error:
                 failed[path] = error
         self.before = {path: self.before[path] for path in failed}
-        _store(self._folder, self.before)
         if failed:
+            _store(self._folder, self.before)
             raise next(iter(failed.values()))
+        _remove(self._folder)
         return changed
 
 
@@ -64,11 +66,9 @@ class Journal:
 def opened(folder: Path = FOLDER) -> Iterator[Journal]:
     """The journal, locked. At the end, however that comes, everything is set back.
 
-    Raises TraceError where another experiment has it.
+    Raises TraceError where another experiment has it, or its place cannot be trusted or written.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    directory, lock = _open(folder)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,13 +78,34 @@ def opened(folder: Path = FOLDER) -> Iterator[Journal]:
         try:
             yield journal
         finally:
-            journal.restore()
+            try:
+                journal.restore()
+            except KeyboardInterrupt:  # of a signal that came just now; another one raises nothing
+                journal.restore()
+                raise
     finally:
         # said, not left to the closing: a fork of ours may have the file open too
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_UN)
         os.close(lock)
         os.close(directory)
+
+
+def _open(folder: Path) -> tuple[int, int]:
+    """Of the folder and its lock. A folder of somebody else's would be theirs to say what root writes."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        found = os.fstat(directory)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            os.close(directory)
+            raise TraceError(
+                f"others than root can write {folder}", f"see what is in it; chown root, chmod 700 {folder}"
+            )
+        lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    except OSError as error:
+        raise TraceError(f"{folder} cannot be used: {error.strerror}", _KEPT_THERE) from None
+    return directory, lock
 
 
 def leftover(folder: Path = FOLDER) -> bool:
@@ -127,25 +148,38 @@ def _load(folder: int) -> dict[str, str]:
         descriptor = os.open(_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
         return {}
-    with open(descriptor) as file:
-        try:
+    try:
+        with open(descriptor) as file:
             value = json.load(file)
-        except ValueError:
-            raise TraceError(
-                f"{FOLDER / _NAME} is damaged", "see what is in it, set that back by hand, remove it"
-            ) from None
-    return {str(path): str(before) for path, before in value.items()}
+        if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+            raise ValueError
+    except ValueError:
+        raise TraceError(
+            f"{FOLDER / _NAME} is damaged", "see what is in it, set that back by hand, remove it"
+        ) from None
+    return value
 
 
 def _store(folder: int, before: dict[str, str]) -> None:
-    """On the disk, whole, when it returns."""
+    """On the disk, whole, when it returns. Raises TraceError."""
     temporary = f".{_NAME}.{os.getpid()}"
-    descriptor = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
-    )
-    with open(descriptor, "w") as file:
-        json.dump(before, file)
-        file.flush()
-        os.fsync(descriptor)
-    os.rename(temporary, _NAME, src_dir_fd=folder, dst_dir_fd=folder)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600, dir_fd=folder)
+        with open(descriptor, "w") as file:
+            json.dump(before, file)
+            file.flush()
+            os.fsync(descriptor)
+        os.rename(temporary, _NAME, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise TraceError(f"{FOLDER / _NAME} cannot be written: {error.strerror}", _KEPT_THERE) from None
+
+
+def _remove(folder: int) -> None:
+    """Needs no room on the disk."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_NAME, dir_fd=folder)
     os.fsync(folder)

@@ -1,7 +1,7 @@
 """Everything that the report of an experiment shows, computed once from its results."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -9,7 +9,7 @@ import pandas as pd
 from bitnet_trace.analysis.compare import Comparison, Group, compare
 from bitnet_trace.experiment import effects
 from bitnet_trace.experiment.effects import Effect
-from bitnet_trace.experiment.plan import Cell
+from bitnet_trace.experiment.plan import TRACED, UNTRACED, Cell
 from bitnet_trace.experiment.recordings import Traced
 from bitnet_trace.experiment.spec import Spec
 
@@ -20,13 +20,23 @@ _MAX_PAIRS = 2
 @dataclass(frozen=True)
 class Reason:
     """Why a level makes a difference: the traced runs of one cell against those of the cell that has the baseline's
-    level; `new_findings`: what only the reports of the one warn of."""
+    level; `new_findings`: what only the reports of the one warn of; `untraced_pct`, `traced_pct`: how the headline
+    figure of the two differs without the tracer and with it, None where it is not known."""
 
     effect: Effect
     cell: Cell
     base: Cell
     comparison: Comparison
     new_findings: tuple[str, ...]
+    untraced_pct: float | None = None
+    traced_pct: float | None = None
+
+    @property
+    def contradicted(self) -> bool:
+        """The traced runs differ the other way: what they are made of is no reason for what the others showed."""
+        if self.untraced_pct is None or self.traced_pct is None:
+            return False
+        return self.untraced_pct * self.traced_pct < 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,7 @@ def outcome(
     runs = effects.table(results)
     of_factors = effects.of_factors(runs, cells, spec.baseline, spec.headline)
     of_cells = effects.of_cells(runs, cells, spec.baseline, spec.headline)
-    reasons = list(_reasons(spec, cells, of_factors, of_cells, traced))
+    reasons = [_measured(one, runs, spec.headline) for one in _reasons(spec, cells, of_factors, of_cells, traced)]
     also = {figure: effects.of_factors(runs, cells, spec.baseline, figure) for figure in spec.also}
     return Outcome(spec, cells, runs, results, traced, of_factors, of_cells, also, reasons, facts)
 
@@ -73,13 +83,7 @@ def _reasons(
     traced: Mapping[tuple[int, int], Traced],
 ) -> Iterator[Reason]:
     pct_of = {effect.cell: effect.pct or 0.0 for effect in of_cells}
-    known = (
-        ("decode",)
-        if spec.headline.startswith("decode")
-        else ("prefill",)
-        if spec.headline.startswith("prefill")
-        else ()
-    )
+    known = _phases_of(spec.headline)
     explained: set[tuple[int, int]] = set()
     for effect in of_factors:
         if not effect.real or effect.factor is None:
@@ -100,6 +104,19 @@ def _reasons(
         both = _group(own, traced).runs and _group(baseline, traced).runs
         if both and (own.number, baseline.number) not in explained:
             yield _reason(effect, own, baseline, traced, known)
+
+
+def _phases_of(figure: str) -> tuple[str, ...]:
+    """The phases with tokens whose time decides a figure."""
+    if figure in ("wall_ns", "total_ns"):
+        return "prefill", "decode"
+    return tuple(phase for phase in ("prefill", "decode") if figure.startswith(phase))
+
+
+def _measured(reason: Reason, runs: pd.DataFrame, figure: str) -> Reason:
+    differences = (effects.difference_pct(runs, kind, figure, reason.cell, reason.base) for kind in (UNTRACED, TRACED))
+    untraced_pct, traced_pct = differences
+    return replace(reason, untraced_pct=untraced_pct, traced_pct=traced_pct)
 
 
 def _reason(

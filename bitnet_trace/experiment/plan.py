@@ -1,7 +1,9 @@
 """From a spec to what is run: cells, and their runs in random order within blocks."""
 
+import contextlib
 import itertools
 import math
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -10,8 +12,10 @@ from dataclasses import dataclass
 from bitnet_trace.capture.identity import find_program
 from bitnet_trace.errors import TraceError
 from bitnet_trace.experiment.factors import Machine, factor
+from bitnet_trace.experiment.factors.memory import THP_ENABLED
 from bitnet_trace.experiment.setup import REAL_TIME, Setup, model_of
 from bitnet_trace.experiment.spec import Spec
+from bitnet_trace.loadlab import trials
 
 MAX_CELLS = 500
 # what tracing adds to a run, at its begin and end, and the report of its recording
@@ -102,11 +106,37 @@ def check(setups: Mapping[int, Setup], machine: Machine, environment: Mapping[st
                 "take as many threads as CPUs, or leave the combination out with [[exclude]]",
             )
         if one.page_cache is not None:
-            model_of(command)
+            trials.model_size(model_of(command))
+        thp_system = dict(one.settings).get(THP_ENABLED, machine.host.thp_enabled)
+        if one.thp == "on" and thp_system in (None, "never"):
+            raise TraceError(
+                f"thp = 'on': transparent huge pages are off on this system ({thp_system or 'not known'})",
+                'add the factor thp_system = ["madvise"], and --allow-system-changes',
+            )
         if one.settings and not system_allowed:
             raise TraceError(
                 f"this experiment changes {one.settings[0][0]} for the whole system", "allow it: --allow-system-changes"
             )
+
+
+def files(setups: Mapping[int, Setup], environment: Mapping[str, str]) -> dict[str, list[int]]:
+    """Size and time of change of the programs and models that are run: whether it is the same experiment still."""
+    found = {}
+    for one in setups.values():
+        command = one.arguments()
+        with contextlib.suppress(TraceError):
+            found[os.path.realpath(model_of(command))] = _state(model_of(command))
+        program = find_program(command[0], environment)
+        found[os.path.realpath(program)] = _state(program)
+    return {path: state for path, state in found.items() if state}
+
+
+def _state(path: str) -> list[int]:
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return []
+    return [facts.st_size, facts.st_mtime_ns]
 
 
 def blocks(spec: Spec, n_cells: int) -> Iterator[list[Trial]]:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitnet_trace.driver import descendants
 from bitnet_trace.experiment.setup import POLICIES, REAL_TIME, Setup
 
 _NAMES = {number: name for name, number in POLICIES.items()}
 _RESET_ON_FORK = 0x40000000
-_MAX_PROCESSES = 1000
 # x86-64, include/uapi/linux/sched.h and sched/types.h
 _SCHED_SETATTR, _SCHED_DEADLINE, _FLAG_RESET_ON_FORK = 314, 6, 1
 _ATTR = struct.Struct("<IIQiIQQQII")
@@ -57,7 +57,8 @@ class Scheduled:
 
 class ReadBack:
     """The last state of each thread of a program and its descendants; and each that was not as asked. `reserved`:
-    whether it was read within `guaranteed` time."""
+    whether it was read within `guaranteed` time; `hugetlb_bytes`: the most that it had of a pool, where one was asked
+    for."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -65,6 +66,7 @@ class ReadBack:
         self.deviations: dict[int, str] = {}
         self.looks = 0
         self.reserved = False
+        self.hugetlb_bytes: int | None = None
 
     def look(self, pid: int) -> None:
         """Reads all threads once."""
@@ -74,6 +76,8 @@ class ReadBack:
             wrong = deviation(thread, self._setup)
             if wrong:
                 self.deviations[thread.tid] = wrong
+        if self._setup.hugetlb_pages:
+            self.hugetlb_bytes = max(self.hugetlb_bytes or 0, sum(map(_hugetlb_bytes, descendants(pid))))
 
     def summary(self) -> dict[str, object]:
         """How many threads were seen, with which policies and CPUs."""
@@ -84,6 +88,7 @@ class ReadBack:
             "policies": sorted({one.as_policy for one in self.threads.values()}),
             "nices": sorted({one.nice for one in self.threads.values()}),
             "cpus": sorted({",".join(map(str, one.cpus)) for one in self.threads.values()}),
+            "hugetlb_bytes": [] if self.hugetlb_bytes is None else [self.hugetlb_bytes],
             "deviations": list(self.deviations.values()),
         }
 
@@ -97,17 +102,13 @@ def threads(pid: int) -> Iterator[Scheduled]:
                     yield _read(int(tid), process)
 
 
-def descendants(pid: int) -> list[int]:
-    """The process first."""
-    found = [pid]
-    for process in found:
-        if len(found) > _MAX_PROCESSES:
-            break
-        with contextlib.suppress(OSError):
-            for tid in os.listdir(f"/proc/{process}/task"):
-                with contextlib.suppress(OSError):
-                    found += map(int, Path(f"/proc/{process}/task/{tid}/children").read_text().split())
-    return found
+def _hugetlb_bytes(pid: int) -> int:
+    """HugetlbPages of proc_pid_status(5): what is in use."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("HugetlbPages:"):
+                return int(line.split()[1]) << 10
+    return 0
 
 
 def _read(tid: int, pid: int) -> Scheduled:

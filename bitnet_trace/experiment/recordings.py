@@ -1,15 +1,19 @@
 """The recordings of an experiment's traced runs: their metrics and findings, read by processes without root."""
 
+import ctypes
 import multiprocessing
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
 from bitnet_trace.analysis.metrics import Metrics, metrics
 from bitnet_trace.analysis.report import Report, build_report
 from bitnet_trace.capture.identity import Identity
+from bitnet_trace.driver import PR_SET_PDEATHSIG
 from bitnet_trace.errors import TraceError
 from bitnet_trace.experiment.readback import Scheduled, policy_name
 from bitnet_trace.recording.reader import open_recording
@@ -29,14 +33,36 @@ class Traced:
 
 
 def read_all(results: Sequence[Mapping[str, Any]], user: Identity | None) -> dict[tuple[int, int], Traced]:
-    """By (cell, block), of the results that have recordings; all CPUs at work."""
+    """By (cell, block), of the results that have recordings; all CPUs at work. Raises TraceError."""
     jobs = {(one["cell"], one["block"]): one["recording"] for one in results if one.get("recording") and not one["why"]}
     if not jobs:
         return {}
     context = multiprocessing.get_context("fork")
     workers = min(len(os.sched_getaffinity(0)), len(jobs))
-    with ProcessPoolExecutor(workers, context, initializer=user.assume if user else None) as pool:
-        return dict(zip(jobs, pool.map(_read, jobs.values()), strict=True))
+    try:
+        with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(user, os.getpid())) as pool:
+            try:
+                return dict(zip(jobs, pool.map(_read, jobs.values()), strict=True))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # only those that are being read are waited for
+                raise
+    except BrokenProcessPool:
+        raise TraceError(
+            "a process that read recordings was ended", "is there memory for it? all results are kept: --resume"
+        ) from None
+
+
+def _begin(user: Identity | None, parent: int) -> None:
+    """In a process of the pool: a waiting one would outlive its parent for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's reaches us all: the pool's owner ends us
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    if user is not None:
+        user.assume()
+    # after the change of user, which clears it
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _read(path: str) -> Traced:

@@ -24,8 +24,8 @@ _ALWAYS = {(UNTRACED, 0), (UNTRACED, 1)}
 Progress = Callable[[int, int, float, str], None]
 
 
-def facts(spec: Spec, machine: Machine) -> dict[str, Any]:
-    """What is noted of an experiment when it begins."""
+def facts(spec: Spec, machine: Machine, files: Mapping[str, list[int]]) -> dict[str, Any]:
+    """What is noted of an experiment when it begins. `files`: plan.files."""
     return {
         "version": __version__,
         "name": spec.name,
@@ -35,9 +35,23 @@ def facts(spec: Spec, machine: Machine) -> dict[str, Any]:
         "headline": spec.headline,
         "seed": spec.measure.seed,
         "digest": spec.digest(),
+        "files": files,
         "real_time_limit": conditions.real_time_limit(),
         "host": machine.host.to_dict(),
     }
+
+
+def require_same(now: Mapping[str, Any], store: Store) -> None:
+    """Raises TraceError where what is to go on is not the experiment of the store."""
+    before = store.facts
+    if before.get("digest") != now["digest"]:
+        raise TraceError(
+            f"{store.path} was made with another spec, command or seed", "begin anew: --force, or another -o"
+        )
+    files = before.get("files")
+    for path, found in now["files"].items():
+        if isinstance(files, dict) and files.get(path, found) != found:
+            raise TraceError(f"{path} has changed since {store.path} was begun", "begin anew: --force, or another -o")
 
 
 def import_early() -> None:
@@ -71,7 +85,7 @@ def finish(
     """Reads the recordings and writes the report. Traced runs whose threads did not end as asked do not count."""
     from bitnet_trace.experiment.recordings import read_all
 
-    results = [one for one in store.results() if one["kind"] != WARM_UP and one["cell"] in cells]
+    results = [one for one in store.results() if _belongs(one, cells)]
     latest = {(one["kind"], one["block"], one["cell"]): one for one in results}
     traced = read_all(list(latest.values()), user)
     for (cell, block), one in traced.items():
@@ -79,9 +93,15 @@ def finish(
         if wrong:
             latest[TRACED, block, cell]["why"] = f"not as asked: {wrong[0]}"
     counted = {key: one for key, one in traced.items() if not latest[(TRACED, key[1], key[0])]["why"]}
-    found = outcome(spec, cells, list(latest.values()), counted, store.facts)
+    facts_of_it = {**store.facts, "n_damaged": store.n_damaged}
+    found = outcome(spec, cells, list(latest.values()), counted, facts_of_it)
     _write(found, store)
     return found
+
+
+def _belongs(result: Mapping[str, Any], cells: Mapping[int, Cell]) -> bool:
+    cell = cells.get(result["cell"])
+    return result["kind"] in (UNTRACED, TRACED) and cell is not None and cell.levels == result["levels"]
 
 
 def as_text(found: Outcome, width: int, color: bool) -> str:

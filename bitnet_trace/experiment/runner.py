@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ _READING_SHARE = 0.15
 
 @dataclass
 class Runner:
-    """`done`: what came of earlier runs by Trial.key; they are not run again. `journal`: where settings are changed."""
+    """`done`: what came of earlier runs by Trial.key; they are not run again. `journal`: where settings are changed.
+    `locks`: descriptors that runs must not keep open."""
 
     cells: Mapping[int, Cell]
     setups: Mapping[int, Setup]
@@ -41,6 +42,7 @@ class Runner:
     journal: Journal | None
     measure: Measure
     as_root: bool = False
+    locks: Sequence[int] = ()
     done: dict[tuple[str, int, int], dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,12 +105,11 @@ class Runner:
             counters=HARDWARE if self.machine.host.pmu else (),
             force=True,
         )
-        not_for_it = [] if self.journal is None else [self.journal.lock]
         read_back = ReadBack(setup)
         with loads.running(setup.load, self.machine.cpus, self.user):
             before = conditions.now()
             start = driver.start_traced if trial.kind == TRACED else driver.start_untraced
-            running = start(command, options, not_for_it)
+            running = start(command, options, self.locks)
             try:
                 with guaranteed(setup) as read_back.reserved:
                     in_time = self._watch(running, read_back)

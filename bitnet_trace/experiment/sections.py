@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pandas as pd
 
+from bitnet_trace.analysis.metrics import TIME
+from bitnet_trace.columns import PARTS
 from bitnet_trace.experiment import verdict
 from bitnet_trace.experiment.effects import Effect, valid
 from bitnet_trace.experiment.figures import COUNTED, FIGURES, HARDWARE, PRINTED, shown, signed_percent
 from bitnet_trace.experiment.outcome import Outcome
 from bitnet_trace.experiment.plan import TRACED, UNTRACED, Cell
 from bitnet_trace.printable import printable
-from bitnet_trace.render.format import MISSING, amount, percent, three_digits
+from bitnet_trace.render.format import MISSING, amount, duration, percent, size, three_digits
 from bitnet_trace.render.grids import Grid
 from bitnet_trace.render.sections import Section
 
@@ -30,6 +32,7 @@ def sections(found: Outcome) -> list[Section]:
         Section(
             "cells", "Cells", [_cells(found), _figures(found, PRINTED, "Times"), _figures(found, COUNTED, "Counts")]
         ),
+        Section("tokens", "Where the time of a token went", [_token_time(found, one) for one in ("decode", "prefill")]),
         Section("counters", "Counters of the CPU", [_hardware(found)]),
         Section("machine", "What was set, and what the machine did besides", [_read_back(found), _conditions(found)]),
     ]
@@ -160,6 +163,30 @@ def _figures(found: Outcome, keys: tuple[str, ...], title: str) -> Grid:
     return grid
 
 
+def _token_time(found: Outcome, phase: str) -> Grid:
+    """Of the traced runs that count; a part that is missing in one of a cell's is missing in their mean."""
+    factors = _factor_names(found.cells)
+    parts = [part for part in PARTS if any(_part(found, number, phase, part.key) for number in found.cells)]
+    rows = []
+    for number, cell in found.cells.items():
+        whole = _part(found, number, phase, "dur_ns")
+        figures = [_part(found, number, phase, part.key) for part in parts]
+        cells = [MISSING if one is None else duration(round(one)) for one in (whole, *figures)]
+        rows.append([str(number), *_labels(cell, factors), *cells])
+    titles = ["cell", *factors, "per token", *(part.title for part in parts)]
+    grid = Grid(f"Where the time of a token went: {phase}", titles, rows if parts else [], 1 + len(factors),
+                frozenset(range(1, len(factors) + 1)))  # fmt: skip
+    grid.notes.append("means of the traced runs, of the threads that compute; spin: at barriers, by timer samples")
+    return grid
+
+
+def _part(found: Outcome, cell: int, phase: str, key: str) -> float | None:
+    own = [one.metrics.values for (number, _), one in found.traced.items() if number == cell and one.metrics]
+    values = [one.get((TIME, phase, key)) for one in own if (TIME, phase, "dur_ns") in one]
+    known = [one for one in values if one is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
 def _hardware(found: Outcome) -> Grid:
     factors = _factor_names(found.cells)
     rows = [[str(number), *_labels(cell, factors), *_counted(found, number)] for number, cell in found.cells.items()]
@@ -189,8 +216,10 @@ def _counted(found: Outcome, number: int) -> Iterator[str]:
 def _read_back(found: Outcome) -> Grid:
     factors = _factor_names(found.cells)
     rows = []
+    pool = found.runs["hugetlb_bytes"].notna().any()
     for number, cell in found.cells.items():
         own = found.runs[found.runs["cell"] == number]
+        most = own["hugetlb_bytes"].max()
         ended = [one for (of_cell, _), traced in found.traced.items() if of_cell == number for one in traced.scheduled]
         ends = sorted({f"{one.as_policy} on {','.join(map(str, one.cpus))}" for one in ended})
         wrong = int(own["why"].fillna("").str.startswith("not as asked").sum())
@@ -205,10 +234,13 @@ def _read_back(found: Outcome) -> Grid:
                 _joined(own["cpus_seen"], " | "),
                 printable("; ".join(ends) or MISSING, _LIST_LIMIT),
                 str(wrong),
+                *([MISSING if pd.isna(most) else size(int(most))] if pool else []),
             ]
         )
+    first = 1 + len(factors)
     titles = ["cell", *factors, "threads", "policies", "nice", "CPUs", "at their ends", "not as asked"]
-    left = frozenset([*range(1, 1 + len(factors)), len(titles) - 5, len(titles) - 4, len(titles) - 3, len(titles) - 2])
+    titles += ["of the hugetlb pool"] if pool else []
+    left = frozenset([*range(1, first), *range(first + 1, first + 5)])
     grid = Grid("Read back from the kernel while it ran: every thread of the program", titles, rows, 1, left)
     grid.notes.append(
         "CPUs: the different masks of its threads; at their ends: what the tracer's probe saw in the kernel"

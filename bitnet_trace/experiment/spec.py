@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,10 @@ else:
 
 READY = Path(__file__).parent / "specs"
 _MAX_BYTES = 1 << 20
-_KEYS = {"name", "title", "command", "headline", "also", "factors", "baseline", "measure", "exclude", "demo"}
+_KEYS = {
+    "name", "title", "command", "headline", "also", "factors", "baseline", "measure", "exclude", "demo", "binaries",
+}  # fmt: skip
+_NAME_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Measure:
 @dataclass(frozen=True)
 class Spec:
     """A checked one. `factors`: name and levels; `baseline`: the label of one level of each; `headline`: the figure
-    that the verdict is of, `also`: others that are judged; `demo`: what the demo's program is told besides."""
+    that the verdict is of, `also`: others that are judged; `demo`: what the demo's program is told besides;
+    `binaries`: at least so many levels of the factor `binary` are to be named in the command line."""
 
     name: str
     title: str
@@ -55,6 +60,7 @@ class Spec:
     measure: Measure = field(default_factory=Measure)
     exclude: tuple[dict[str, str], ...] = ()
     demo: dict[str, Any] = field(default_factory=dict)
+    binaries: int = 0
 
     def digest(self) -> str:
         """The same for experiments whose results belong together: not of how often it is repeated."""
@@ -72,20 +78,32 @@ def load(name: str, machine: Machine) -> Spec:
     """The spec of that file, or the ready one of that name. Raises TraceError."""
     path = READY / f"{name}.toml" if name in ready_names() else Path(name)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise TraceError(f"{name} is larger than a spec can be", "name a TOML file")
-        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(_content(path, name).decode())
+    except UnicodeDecodeError:
+        raise TraceError(f"{name} is no text", "a spec is a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise TraceError(f"{name}: {error}", "a spec is a TOML file") from None
+    except RecursionError:
+        raise TraceError(f"{name}: lists within lists within lists", "a spec is a TOML file") from None
+    return read(table, path.stem, machine)
+
+
+def _content(path: Path, name: str) -> bytes:
+    """Of a file, that is: a pipe would keep us waiting, /dev/zero has no end."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise TraceError(f"{name} is not a file", "name a TOML file")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         raise TraceError(
             f"there is no spec {name}", f"name a TOML file, or one of: {', '.join(ready_names())}"
         ) from None
-    except UnicodeDecodeError:
-        raise TraceError(f"{name} is no text", "a spec is a TOML file") from None
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise TraceError(f"{name}: {error}", "a spec is a TOML file") from None
-    return read(table, path.stem, machine)
+    except ValueError:
+        raise TraceError(f"there is no spec {name!r}", "name a TOML file") from None
+    if len(content) > _MAX_BYTES:
+        raise TraceError(f"{name} is larger than a spec can be", "name a TOML file")
+    return content
 
 
 def read(table: Mapping[str, Any], name: str, machine: Machine) -> Spec:
@@ -97,12 +115,14 @@ def read(table: Mapping[str, Any], name: str, machine: Machine) -> Spec:
             "the spec has no factors: nothing would be compared", 'add [factors] policy = ["other", "batch"]'
         )
     headline, also = table.get("headline", "decode_tokens_per_s"), table.get("also", [])
-    for one in (headline, *(also if isinstance(also, list) else [also])):
+    if not isinstance(also, list):
+        raise TraceError(f"also = {also!r} is no list", 'also = ["wall_ns"]')
+    for one in (headline, *also):
         if not isinstance(one, str) or one not in FIGURES:
             raise TraceError(f"{one!r} is no figure", f"figures: {', '.join(FIGURES)}")
     labels = {factor_name: [level.label for level in levels] for factor_name, levels in factors}
     return Spec(
-        name=_text(table, "name", name),
+        name=_name(table, name),
         title=_text(table, "title", ""),
         command=_command(table.get("command")),
         factors=factors,
@@ -115,6 +135,7 @@ def read(table: Mapping[str, Any], name: str, machine: Machine) -> Spec:
         measure=_measure(table.get("measure", {})),
         exclude=tuple(_chosen(one, labels, "exclude") for one in _tables(table.get("exclude", []))),
         demo=_demo(table.get("demo", {})),
+        binaries=_integer("binaries", table.get("binaries", 0), 0, 100),
     )
 
 
@@ -156,7 +177,8 @@ def _factor(name: str, raw: Any, machine: Machine) -> tuple[str, tuple[Level, ..
 
 def _chosen(table: Any, labels: Mapping[str, Sequence[str]], what: str) -> dict[str, str]:
     if not isinstance(table, dict):
-        raise TraceError(f"{what} is no table", f'write [{what}] and below it policy = "other"')
+        heading = "[[exclude]]" if what == "exclude" else f"[{what}]"
+        raise TraceError(f"{what} is no table", f'write {heading} and below it policy = "other"')
     flat: dict[str, Any] = {}
     for name, value in table.items():
         flat.update(
@@ -218,10 +240,12 @@ def _measure(raw: Any) -> Measure:
             values[key] = value
             continue
         kind, least, most = _LIMITS[key]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or (kind is int and not isinstance(value, int)) or not least <= value <= most:
-            raise TraceError(f"{key} = {value!r} is not between {least:g} and {most:g}", f"{kind.__name__} expected")
-        values[key] = kind(value)
+        if kind is int:
+            values[key] = _integer(key, value, int(least), int(most))
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+            raise TraceError(f"{key} = {value!r} is not between {least:g} and {most:g}", "write a number")
+        values[key] = float(value)
     return Measure(**values)
 
 
@@ -229,7 +253,25 @@ def _demo(raw: Any) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise TraceError("demo is no table", "write [demo] and below it tokens = 32")
     _check_keys(raw, {"tokens", "arguments", "refused"}, "[demo]")
+    words = raw.get("arguments", [])
+    if not isinstance(words, list) or not all(isinstance(one, str) for one in words):
+        raise TraceError(f"arguments = {words!r} is no list of words", 'arguments = ["--no-mmap"]')
+    _integer("tokens", raw.get("tokens", 1), 1, 100_000)
     return dict(raw)
+
+
+def _integer(key: str, value: Any, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise TraceError(f"{key} = {value!r} is not between {least:g} and {most:g}", "write a whole number")
+    return value
+
+
+def _name(table: Mapping[str, Any], default: str) -> str:
+    """The folder of results is named after it."""
+    name = _text(table, "name", default)
+    if not name.isprintable() or "/" in name or not 0 < len(name) <= _NAME_LIMIT:
+        raise TraceError(f"name = {name!r} cannot be part of a file's name", "a word or two")
+    return name
 
 
 def _check_keys(table: Mapping[str, Any], known: set[str], where: str) -> None:

@@ -2,14 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from statistics import median
 
 from bitnet_trace.analysis.findings.finding import plural
+from bitnet_trace.analysis.metrics import COUNTS, PER_TOKEN
 from bitnet_trace.experiment.effects import Effect
 from bitnet_trace.experiment.figures import FIGURES, shown, signed_percent
 from bitnet_trace.experiment.outcome import Outcome, Reason
 from bitnet_trace.experiment.plan import TRACED, UNTRACED
 from bitnet_trace.render.comparison import explained
-from bitnet_trace.render.format import amount
+from bitnet_trace.render.format import amount, duration
+
+_WITH_LOADING = ("load_ns", "total_ns", "wall_ns")
+# of phases: at most so many are named, of those that differ by this much
+_MAX_PHASES, _LEAST_NS, _LEAST_PCT = 2, 10_000_000, 10
 
 
 def verdict(found: Outcome) -> Iterator[str]:
@@ -59,17 +65,35 @@ def _best(found: Outcome) -> str | None:
 def reasons(found: Outcome) -> Iterator[str]:
     """What the traced runs say of each real difference, in the words of compare."""
     for reason in found.reasons:
-        for line in _reason(reason):
+        for line in _reason(reason, found.spec.headline):
             yield f"{reason.cell.name} against {reason.base.name}: {line}"
     if not found.reasons and any(one.real for one in (*found.of_factors, *found.of_cells)):
         yield "There are too few traced runs to say why (traced in [measure])."
 
 
-def _reason(reason: Reason) -> Iterator[str]:
-    lines = [explained(one) for one in reason.comparison.explanations]
+def _reason(reason: Reason, figure: str) -> Iterator[str]:
+    if reason.contradicted:
+        yield (
+            f"the traced runs differ the other way: {FIGURES[figure].title} {signed_percent(reason.traced_pct)}, "
+            f"untraced {signed_percent(reason.untraced_pct)}. They cannot say why; more may (traced in [measure])."
+        )
+        return
+    lines = [*_phases(reason, figure), *(explained(one) for one in reason.comparison.explanations)]
     yield from lines or ["no single part of the time per token explains the difference."]
     if reason.new_findings:
         yield f"findings that only its reports have: {', '.join(reason.new_findings)}."
+
+
+def _phases(reason: Reason, figure: str) -> Iterator[str]:
+    """Of figures that loading is part of: the phases without tokens that take longer, or less long."""
+    if figure not in _WITH_LOADING:
+        return
+    counts = reason.comparison.family(COUNTS)
+    whole = counts[(counts["key"] == "dur_ns") & ~counts["phase"].isin(PER_TOKEN)]
+    largest = whole.reindex(whole["difference"].abs().sort_values(ascending=False).index)
+    for row in largest.head(_MAX_PHASES).to_dict("records"):
+        if abs(row["difference"]) >= _LEAST_NS and row["base"] and abs(row["difference_pct"]) >= _LEAST_PCT:
+            yield f"{row['phase']}: {duration(round(row['other']))}, where it was {duration(round(row['base']))}."
 
 
 def tracer(found: Outcome) -> str | None:
@@ -79,9 +103,9 @@ def tracer(found: Outcome) -> str | None:
     ]
     if not figures:
         return None
-    mean = sum(figures) / len(figures)
+    title, middle = FIGURES[found.spec.headline].title, median(figures)
     return (
-        f"traced runs against untraced ones, {FIGURES[found.spec.headline].title}: {signed_percent(mean)} in the mean "
+        f"traced runs against untraced ones, {title}: {signed_percent(middle)} in the median "
         f"of {plural(len(figures), 'cell')} (from {signed_percent(min(figures))} to {signed_percent(max(figures))})"
     )
 
@@ -103,6 +127,13 @@ def doubts(found: Outcome) -> Iterator[str]:
         yield f"other programs used {untraced['others_pct'].median():.0f} % of all CPU time, in the median of runs"
     if len(counted) and counted["throttled"].notna().any() and counted["throttled"].sum() > 0:
         yield f"the CPUs were throttled for their heat {amount(int(counted['throttled'].sum()))} times"
+    if found.facts.get("n_damaged"):
+        yield f"{plural(found.facts['n_damaged'], 'line')} of results.jsonl damaged, and left out"
+    for number, of_cell in found.cells.items():
+        if counted.loc[counted["cell"] == number, "hugetlb_bytes"].max() == 0:
+            yield f"{of_cell.name}: nothing came of the hugetlb pool; is one allocation larger than it?"
+    if "numa" in found.spec.baseline and (found.facts.get("host", {}).get("numa_nodes") or 1) == 1:
+        yield "this machine has one node: all levels of numa take memory from it"
     for (cell, block), one in sorted(found.traced.items()):
         if one.why:
             yield f"recording {block} of {found.cells[cell].name} cannot be read: {one.why}"

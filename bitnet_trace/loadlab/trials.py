@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from bitnet_trace.driver import fork
 from bitnet_trace.errors import TraceError
 from bitnet_trace.loadlab.ways import PAGE, WAYS, ImpossibleError, Task
 
@@ -62,7 +63,7 @@ def run(task: Task, trials: Iterable[tuple[str, str, bool]], become_user: Callab
     """
     for way, state, with_checksum in trials:
         reader, writer = os.pipe()
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             try:
                 signal.alarm(_DEADLINE_S)
@@ -78,6 +79,9 @@ def _result(way: str, state: str, pid: int, reader: int) -> Trial:
     try:
         with open(reader, "rb") as answer:
             data = answer.read()
+    except BaseException:  # interrupted: a cold read of a large model takes minutes
+        os.kill(pid, signal.SIGKILL)
+        raise
     finally:
         _, status = os.waitpid(pid, 0)
     if not data:

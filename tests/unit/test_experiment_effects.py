@@ -1,8 +1,11 @@
 """What an experiment makes of its runs: effects with intervals, and no differences where there are none."""
 
+import itertools
+
 import numpy as np
 import pytest
 
+from bitnet_trace.analysis.metrics import Metrics
 from bitnet_trace.experiment import charts, effects, sections
 from bitnet_trace.experiment.factors import this_machine
 from bitnet_trace.experiment.figures import signed_percent
@@ -10,7 +13,7 @@ from bitnet_trace.experiment.outcome import outcome
 from bitnet_trace.experiment.plan import cells as cells_of
 from bitnet_trace.experiment.recordings import Traced
 from bitnet_trace.experiment.spec import read
-from bitnet_trace.experiment.verdict import doubts, verdict
+from bitnet_trace.experiment.verdict import doubts, reasons, verdict
 
 SPEC = {"command": ["true"], "factors": {"null": ["a", "b"], "nice": [0, 5]}}
 
@@ -98,6 +101,18 @@ def test_runs_that_do_not_count_are_told():
     assert [row[-1] for row in read_back.rows] == ["1", "0", "0", "0"]
 
 
+def test_what_came_of_the_hugetlb_pool_is_shown():
+    found, cells, results = made(1, lambda _: 1.0, n_blocks=2)
+    for one in results:
+        if one["cell"] > 2:
+            one["read_back"] = {"hugetlb_bytes": [0 if one["cell"] == 3 else 8 << 20]}
+    result = outcome(found, cells, results, {}, {})
+    assert ["b, nice 0" in line for line in doubts(result) if "hugetlb pool" in line] == [True]
+    tables = [grid for part in sections.sections(result) for grid in part.tables]
+    read_back = next(grid for grid in tables if grid.title.startswith("Read back"))
+    assert [row[-1] for row in read_back.rows] == ["-", "-", "0 B", "8.00 MiB"]
+
+
 def test_what_is_not_known_is_a_dash():
     tables = [grid for part in sections.sections(outcome(*made(1, lambda _: 1.0), {}, {})) for grid in part.tables]
     counters = next(grid for grid in tables if grid.title == "Counters of the CPU")
@@ -114,6 +129,40 @@ def test_counters_of_the_traced_runs_are_shown_with_their_ratios():
     assert grid.rows[0][3:] == ["3,000", "1,000", "7", "-", "200", "50", "3.00", "25.0 %"]
     assert grid.rows[2][3:] == ["-"] * 8
     assert "no PMU" not in grid.notes[0]
+
+
+def traced_run(speed, **parts_ns):
+    times = {("time", "decode", key): float(ns) for key, ns in {"dur_ns": 1e9 / speed, **parts_ns}.items()}
+    return Traced(Metrics("x.btrace", {("speed", "", "decode_tokens_per_s"): speed, **times}, {}, {}, []))
+
+
+def with_traced(speed_of):
+    """Two blocks of traced runs, of that speed by the level of `nice`."""
+    found, cells, results = made(1, lambda levels: 0.5 if levels["nice"] == "5" else 1.0)
+    traced = {}
+    for number, block in itertools.product(cells, range(2)):
+        speed = speed_of[cells[number].levels["nice"]]
+        row = {"kind": "traced", "block": block, "cell": number, "levels": cells[number].levels, "why": None}
+        results.append({**row, "figures": {"decode_tokens_per_s": speed}})
+        traced[number, block] = traced_run(speed, compute_ns=1e7, runq_ns=1e9 / speed - 1e7)
+    return outcome(found, cells, results, traced, {})
+
+
+def test_traced_runs_give_the_reasons_and_where_the_time_went():
+    found = with_traced({"0": 50.0, "5": 20.0})
+    lines = list(reasons(found))
+    assert any("decode: run-queue wait: 30.0 ms more per token, 100 % of the difference" in line for line in lines)
+    tables = [grid for part in sections.sections(found) for grid in part.tables]
+    (grid,) = (one for one in tables if one.title.startswith("Where the time of a token went"))
+    assert grid.titles == ["cell", "null", "nice", "per token", "compute", "run queue"]
+    assert grid.rows[0] == ["1", "a", "0", "20.0 ms", "10.0 ms", "10.0 ms"]
+    assert grid.rows[1] == ["2", "a", "5", "50.0 ms", "10.0 ms", "40.0 ms"]
+
+
+def test_traced_runs_that_differ_the_other_way_explain_nothing():
+    lines = list(reasons(with_traced({"0": 20.0, "5": 25.0})))
+    assert lines
+    assert all("differ the other way: decode speed +25.0 %, untraced -" in line for line in lines)
 
 
 def test_charts_hold_every_run_and_no_impossible_value():

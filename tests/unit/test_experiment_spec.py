@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from bitnet_trace.commands.experiment import experiment
 from bitnet_trace.errors import TraceError
 from bitnet_trace.experiment import plan, spec
 from bitnet_trace.experiment.factors import FACTORS, this_machine
@@ -61,6 +63,12 @@ def planned(**table):
         ({"factors": {"null": ["a"]}, "measure": {"repeats": 1}}, "repeats = 1"),
         ({"factors": {"null": ["a"]}, "measure": {"repeat": 3}}, "unknown key 'repeat'"),
         ({"factors": {"null": ["a"]}, "headline": "happiness"}, "no figure"),
+        ({"factors": {"null": ["a"]}, "also": "wall_ns"}, "is no list"),
+        ({"factors": {"null": ["a"]}, "name": "../elsewhere"}, "a file's name"),
+        ({"factors": {"null": ["a"]}, "demo": {"tokens": "many"}}, "tokens = 'many'"),
+        ({"factors": {"argument": {"x": [["a\0b"]]}}}, "is no level"),
+        ({"factors": {"page_cache": ["cold"]}, "command": [sys.executable, "-m", "no.gguf"]}, "no.gguf is not a file"),
+        ({"factors": {"thp_system": ["never"], "thp": ["on"]}}, "are off on this system"),
     ],
 )  # fmt: skip
 def test_bad_specs_are_refused(table, message):
@@ -71,7 +79,9 @@ def test_bad_specs_are_refused(table, message):
     assert "\n" not in caught.value.message + caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["name = ", "[factors]\npolicy = ['fifo:100']\n", "\x00", "factors = 3"])
+@pytest.mark.parametrize(
+    "text", ["name = ", "[factors]\npolicy = ['fifo:100']\n", "\x00", "factors = 3", "factors = " + "[" * 2000]
+)
 def test_a_bad_file_gets_two_lines_and_runs_nothing(tmp_path, text):
     path = tmp_path / "bad.toml"
     path.write_text(text)
@@ -85,13 +95,33 @@ def test_a_bad_file_gets_two_lines_and_runs_nothing(tmp_path, text):
 
 def test_ready_specs_are_planned_without_running_anything(tmp_path):
     assert len(spec.ready_names()) == 9
+    (tmp_path / "x.gguf").write_text("model")
     for name in spec.ready_names():
-        command = [sys.executable, "-m", "bitnet_trace", "experiment", name, "--dry-run", "--", "true", "-m", "x.gguf"]
+        binaries = (
+            ["--binary", "a=true", "--binary", "b=true -x"] if name in ("engines", "openmp-vs-threadpool") else []
+        )
+        command = [sys.executable, "-m", "bitnet_trace", "experiment", name, "--dry-run", *binaries]
+        command += ["--", "true", "-m", "x.gguf"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert "baseline: " in done.stdout
         assert "where a run takes" in done.stdout
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["engines", "--binary", "a=true"], "name at least 2"),
+        (["engines", "--binary", "a=true", "--binary", "a=false"], "each LABEL once"),
+        (["engines", "--binary", "a='true", "--binary", "b=false"], "No closing quotation"),
+        (["/dev/zero"], "/dev/zero is not a file"),
+    ],
+)
+def test_bad_command_lines_are_refused(words, message):
+    done = CliRunner().invoke(experiment, [*words, "--dry-run", "--", "true"])
+    assert done.exit_code
+    assert message in getattr(done.exception, "message", done.output)
 
 
 def test_every_factor_has_levels_in_words():

@@ -9,6 +9,7 @@ from bitnet_trace.experiment.factors.base import Factor, Machine, Named, cpu_lis
 from bitnet_trace.experiment.setup import MEMORY_POLICIES, Setup
 
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
+THP_ENABLED = str(_THP / "enabled")
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
@@ -19,13 +20,7 @@ class Thp(Named):
     help = ", ".join(words)
 
     def read(self, raw: Any, machine: Machine) -> str:
-        text = super().read("on" if raw is True else "off" if raw is False else raw, machine)
-        if text == "on" and machine.host.thp_enabled in (None, "never"):
-            raise TraceError(
-                f"{self.name} = 'on': transparent huge pages are off on this system ({machine.host.thp_enabled})",
-                'add the factor thp_system = ["madvise"], and --allow-system-changes',
-            )
-        return text
+        return super().read("on" if raw is True else "off" if raw is False else raw, machine)
 
     def apply(self, value: Any, setup: Setup, machine: Machine) -> None:
         setup.thp = None if value == "default" else value
@@ -39,7 +34,7 @@ class ThpSystem(Named):
     system = True
 
     def apply(self, value: Any, setup: Setup, machine: Machine) -> None:
-        setup.settings.append((str(_THP / "enabled"), value))
+        setup.settings.append((THP_ENABLED, value))
 
 
 class Mthp(Factor):

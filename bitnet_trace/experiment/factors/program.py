@@ -23,7 +23,9 @@ class Binary(Factor):
 
     def read(self, raw: Any, machine: Machine) -> list[str]:
         words = [raw] if isinstance(raw, str) else raw
-        if not isinstance(words, list) or not words or not all(isinstance(one, str) and one for one in words):
+        if not isinstance(words, list) or not words:
+            raise self.wrong(raw)
+        if not all(isinstance(one, str) and one and "\0" not in one for one in words):
             raise self.wrong(raw)
         return words
 
@@ -37,10 +39,11 @@ class Argument(Factor):
     help = "text; or {label = [words]}"
 
     def read(self, raw: Any, machine: Machine) -> list[str]:
-        if isinstance(raw, list) and all(isinstance(one, str | int | float) for one in raw):
-            return [str(one) for one in raw]
-        if isinstance(raw, dict):
+        words = raw if isinstance(raw, list) else [raw]
+        if not all(isinstance(one, str | int | float) and "\0" not in str(one) for one in words):
             raise self.wrong(raw)
+        if isinstance(raw, list):
+            return [str(one) for one in raw]
         try:
             return shlex.split(str(raw))
         except ValueError:
