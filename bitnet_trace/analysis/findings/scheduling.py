@@ -73,7 +73,7 @@ def preempted(report: "Report") -> Finding | None:
     for_whom = int(table[table["tid"] == tid].groupby("next")["offcpu_ns"].sum().idxmax())
     who, whom = report.names.described(tid), report.names.described(for_whom)
     total_ns = int(of_threads.sum())
-    of_all_pct = 100 * total_ns / (one.dur_ns * len(one.tids))
+    of_all_pct = 100 * total_ns / (max(one.dur_ns, 1) * len(one.tids))
     lines = [
         f"{name}: {plural(int(n), 'time')}, {100 * ns / total_ns:.0f} % of that time"
         for name, n, ns in zip(names, sums["count"], sums["offcpu_ns"], strict=True)
