@@ -542,7 +542,12 @@ PLACES_TENSOR: tuple[Column, ...] = (
 
 # A row per metric of a comparison; the format of values is that of the column `key`.
 COMPARED: tuple[Column, ...] = (
-    Column("family", "family", "text", "speed; time: parts of the time per token; counts: all columns by phase"),
+    Column(
+        "family",
+        "family",
+        "text",
+        "speed; time: parts of the time per token; counts: all columns by phase; cpu: perf's counters and TLBs",
+    ),
     Column("phase", "phase", "text", "phase name"),
     Column("key", "metric", "text", "column; of prefill, decode and sample per token"),
     Column("base", "base", "number", "mean of the first group", how="derived"),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bitnet_trace.analysis.barriers import WITH_BARRIERS, Barriers
+from bitnet_trace.analysis.barriers import WITH_BARRIERS, Barriers, windows_read
 from bitnet_trace.analysis.distribution import Distribution
 from bitnet_trace.analysis.lateness import CAUSES
 from bitnet_trace.analysis.names import ThreadNames
@@ -94,6 +94,7 @@ def _summary(recording: Recording, by_phase: pd.DataFrame, barriers: Barriers, s
         "spin_pct": spinning.share(None, None),
         "windows": {
             "n": len(windows),
+            "read": len(windows_read(windows)),
             "hits": int(windows["hits"].sum()) if len(windows) else 0,
             "cost_ns": int(windows["cost_ns"].sum()) if len(windows) else 0,
             "budget_pct": meta.get("budget_pct"),

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from busy import write_busy
 from click.testing import CliRunner
+from everything import write_everything
 
 from bitnet_trace.analysis.compare import Group, compare, setup_differences
 from bitnet_trace.analysis.differences import FALSE_DISCOVERIES
-from bitnet_trace.analysis.metrics import COUNTS, SPEED, TIME, metrics
+from bitnet_trace.analysis.metrics import COUNTS, CPU, SPEED, TIME, metrics
 from bitnet_trace.analysis.report import build_report
 from bitnet_trace.commands.compare import compare as command
 from bitnet_trace.commands.compare import group_names, grouped
@@ -173,3 +174,20 @@ def test_as_a_user_types_it(folder, base, hogged, form):
 def test_one_recording_is_wrong_usage(folder, base):
     result = CliRunner().invoke(command, [str(folder / "base" / "0.btrace")])
     assert result.exit_code == 2
+
+
+def test_counters_of_perf_and_tlbs_are_compared(folder):
+    recording = open_recording(write_everything(folder / "everything.btrace", "page-faults"))
+    recording.meta["tlbs"] = [{"of": "data", "level": 1, "page_bytes": 4096, "entries": 64}]
+    ours = metrics(build_report(recording))
+    keys = {(phase, key) for family, phase, key in ours.values if family == CPU}
+    counter = ("decode", "page-faults")
+    share = ("", "L1 TLB, pages of 4 KiB: weights in such pages, %")
+    assert {counter, share} <= keys
+    more = replace(ours, values={**ours.values, (CPU, *counter): 3 * ours.values[(CPU, *counter)]})
+    groups = [Group("a", [ours] * 3), Group("b", [more] * 3)]
+    found = compare(*groups)
+    real = found.family(CPU)[found.family(CPU)["real"]]
+    assert list(zip(real["phase"], real["key"], strict=True)) == [counter]
+    (grid,) = [grid for part in comparison.sections(groups, [found]) for grid in part.tables if "perf" in grid.title]
+    assert ["decode", "page-faults"] in [row[:2] for row in grid.rows]
