@@ -116,7 +116,8 @@ def _family(family: str, base: Group, other: Group) -> pd.DataFrame:
         a, b = (np.array([run.values[key] for run in group.runs]) for group in (base, other))
         if a.any() or b.any():
             rows.append({"family": family, "phase": key[1], "key": key[2], "base": a.mean(), "other": b.mean()})
-            tests.append(Difference.welch(a, b))
+            unit = max((run.units.get(key, 0.0) for group in (base, other) for run in group.runs), default=0.0)
+            tests.append(Difference.welch(a, b, unit))
     p_values = np.array([test.p_value for test in tests], dtype=np.float64)
     real_ones, level = chosen(p_values)
     for row, test, real in zip(rows, tests, real_ones, strict=True):

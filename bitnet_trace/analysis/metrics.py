@@ -1,7 +1,7 @@
 """What of a recording is compared with other recordings: its numbers by phase, and what it was made with."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -15,6 +15,7 @@ SPEED, TIME, COUNTS, CPU = "speed", "time", "counts", "cpu"
 # Of phases that take longer with more tokens, per token.
 PER_TOKEN = ("prefill", "decode", "sample")
 _SPEEDS = ("decode_tokens_per_s", "prefill_tokens_per_s", "ttft_ns", "tpot_ns", "load_ns")
+_COUNTED = frozenset(column.key for column in COUNTERS if column.format == "count")
 _MODEL_OPTIONS = ("-m", "--model")
 
 Key = tuple[str, str, str]
@@ -22,18 +23,23 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Metrics:
-    """Of one recording: `values[(family, phase, column key)]`, `setup[what]`, and {name: ns} of who ran instead."""
+    """Of one recording: `values[(family, phase, column key)]`, `setup[what]`, and {name: ns} of who ran instead.
+
+    `units`: of values that are counts, what one event is worth: 1, or per token less.
+    """
 
     path: str
     values: dict[Key, float]
     setup: dict[str, str]
     ran_instead: dict[str, int]
     warnings: list[str]
+    units: dict[Key, float] = field(default_factory=dict)
 
 
 def metrics(report: Report) -> Metrics:
     """The metrics of one report. What is missing in it is missing here."""
     values: dict[Key, float] = {}
+    units: dict[Key, float] = {}
     for key in _SPEEDS:
         if report.summary[key] is not None:
             values[SPEED, "", key] = float(report.summary[key])
@@ -54,13 +60,15 @@ def metrics(report: Report) -> Metrics:
             whole = key in MAXIMA or phase not in PER_TOKEN
             divisor = None if whole else n_tokens[phase]
             values[COUNTS, phase, key] = float(row[key]) / (divisor or 1)
+            if key in _COUNTED:
+                units[COUNTS, phase, key] = 1 / (divisor or 1)
     values |= _of_perf(report, n_tokens) | _of_tlbs(report)
     foreign = report.ran_instead[report.ran_instead["own"] == "no"]
     instead: dict[str, int] = {}
     for comm, ns in zip(foreign["comm"], foreign["offcpu_ns"], strict=True):
         if isinstance(comm, str):
             instead[comm] = instead.get(comm, 0) + int(ns)
-    return Metrics(str(report.recording.path), values, _setup(report), instead, _warnings(report))
+    return Metrics(str(report.recording.path), values, _setup(report), instead, _warnings(report), units)
 
 
 def _of_perf(report: Report, n_tokens: dict[str, int | None]) -> dict[Key, float]:
