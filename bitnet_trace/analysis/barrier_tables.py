@@ -25,7 +25,7 @@ _NOTHING_SEEN = "no whole decode call with a barrier fell in a window"
 
 @dataclass(frozen=True)
 class BarrierReport:
-    """Tables have the columns of columns.py: `by_phase` BARRIER_PHASES, `by_thread` BARRIER_THREADS (most waiting
+    """Tables have the columns of columns/: `by_phase` BARRIER_PHASES, `by_thread` BARRIER_THREADS (most waiting
     first), `stragglers` STRAGGLERS (most lateness first). `late_by_call`: a row per call seen, index the phase's id, a
     column per tid (of the latest ones): ns for which only that thread was missing. `summary`: the rest of JSON's
     `barriers`.

@@ -47,7 +47,7 @@ _BATCH = 500_000
 class Report:
     """One report, and the recording it is of.
 
-    Tables have the columns of columns.py; a missing number is pd.NA in tables and None in dicts. `phases`: a row per
+    Tables have the columns of columns/; a missing number is pd.NA in tables and None in dicts. `phases`: a row per
     phase (columns.PHASES and the rest of the recorded row); `by_phase`: a row per phase name; `total`: one row;
     `by_thread`: a row per thread; `tokens`: a row per prefill or decode call; `counters`: index (phase, tid),
     layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health`, `faults`, `tlb` and `io`
