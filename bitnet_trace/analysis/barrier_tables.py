@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bitnet_trace.analysis.barriers import WITH_BARRIERS, Barriers
+from bitnet_trace.analysis.barriers import WITH_BARRIERS, Barriers, windows_read
 from bitnet_trace.analysis.distribution import Distribution
 from bitnet_trace.analysis.lateness import CAUSES
 from bitnet_trace.analysis.names import ThreadNames
@@ -25,7 +25,7 @@ _NOTHING_SEEN = "no whole decode call with a barrier fell in a window"
 
 @dataclass(frozen=True)
 class BarrierReport:
-    """Tables have the columns of columns.py: `by_phase` BARRIER_PHASES, `by_thread` BARRIER_THREADS (most waiting
+    """Tables have the columns of columns/: `by_phase` BARRIER_PHASES, `by_thread` BARRIER_THREADS (most waiting
     first), `stragglers` STRAGGLERS (most lateness first). `late_by_call`: a row per call seen, index the phase's id, a
     column per tid (of the latest ones): ns for which only that thread was missing. `summary`: the rest of JSON's
     `barriers`.
@@ -94,6 +94,7 @@ def _summary(recording: Recording, by_phase: pd.DataFrame, barriers: Barriers, s
         "spin_pct": spinning.share(None, None),
         "windows": {
             "n": len(windows),
+            "read": len(windows_read(windows)),
             "hits": int(windows["hits"].sum()) if len(windows) else 0,
             "cost_ns": int(windows["cost_ns"].sum()) if len(windows) else 0,
             "budget_pct": meta.get("budget_pct"),

@@ -5,6 +5,7 @@ thread can enter an instance before the one before was complete. A call in which
 entered a different number of times, is not used, and counted.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from bitnet_trace.recording.layout import EVENT_DTYPE, FaultFlag, Kind
 
 WHAT = "barriers"
 WITH_BARRIERS = (WHAT, "operations")  # windows in which barriers are recorded
+MOST_ENTRIES = 500_000  # enough for every share and quantile that is shown; they are matched in memory
 _KINDS = (Kind.BARRIER, Kind.FAULT, Kind.MIGRATE)
 
 Events = npt.NDArray[np.void]
@@ -50,8 +52,8 @@ class BarrierEvents:
     """The events of calls that lie wholly in a window, gathered batch by batch."""
 
     def __init__(self, windows: pd.DataFrame, phases: pd.DataFrame) -> None:
-        """`windows`: schema.WINDOW_SCHEMA. `phases` has id, role, begin_ns, end_ns and overlapped."""
-        self.calls = calls_in_windows(windows[windows["what"].isin(WITH_BARRIERS)], phases)
+        """`windows`: as windows_read has them. `phases` has id, role, begin_ns, end_ns and overlapped."""
+        self.calls = calls_in_windows(windows, phases)
         self._ids = np.sort(self.calls["id"].to_numpy(dtype=np.int64))
         self._events: dict[int, list[Events]] = {kind: [np.empty(0, EVENT_DTYPE)] for kind in _KINDS}
         self._absences: list[Absences] = []
@@ -70,6 +72,13 @@ class BarrierEvents:
         entries, faults, moves = (np.concatenate(self._events[kind]) for kind in _KINDS)
         timed = (faults["arg0"] & (FaultFlag.NO_LATENCY | FaultFlag.FAILED)) == 0
         return match(entries, self.calls, join(self._absences), faults[timed], moves)
+
+
+def windows_read(windows: pd.DataFrame) -> pd.DataFrame:
+    """Of schema.WINDOW_SCHEMA, those whose barriers are looked at: of a long recording each n-th, so that they have
+    MOST_ENTRIES or about as many."""
+    ordered = windows[windows["what"].isin(WITH_BARRIERS)].sort_values("begin_ns", kind="stable")
+    return ordered.iloc[:: max(1, math.ceil(float(ordered["hits"].astype("float64").sum()) / MOST_ENTRIES))]
 
 
 def calls_in_windows(windows: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:

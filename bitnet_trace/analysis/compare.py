@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bitnet_trace.analysis.differences import Difference, chosen
-from bitnet_trace.analysis.metrics import COUNTS, SPEED, TIME, Key, Metrics
+from bitnet_trace.analysis.metrics import COUNTS, CPU, SPEED, TIME, Key, Metrics
 from bitnet_trace.columns import COMPARED, PARTS
 
 # A cause is named when it is at least this share of what there is to explain.
@@ -67,14 +67,14 @@ class Comparison:
         return min(len(self.base.runs), len(self.other.runs)) > 1
 
     def family(self, name: str) -> pd.DataFrame:
-        """The rows of metrics.SPEED, TIME or COUNTS."""
+        """The rows of metrics.SPEED, TIME, COUNTS or CPU."""
         return self.table[self.table["family"] == name]
 
 
 def compare(base: Group, other: Group, known: Collection[str] = ()) -> Comparison:
     """What is different in `other`. `known`: phases of which other runs have shown that they last longer or shorter."""
     base, other = _alike(base, other)
-    tables = [_family(family, base, other) for family in (SPEED, TIME, COUNTS)]
+    tables = [_family(family, base, other) for family in (SPEED, TIME, COUNTS, CPU)]
     table = pd.concat(tables, ignore_index=True)
     return Comparison(base, other, table, _explanations(table, base, other, known))
 
@@ -116,7 +116,8 @@ def _family(family: str, base: Group, other: Group) -> pd.DataFrame:
         a, b = (np.array([run.values[key] for run in group.runs]) for group in (base, other))
         if a.any() or b.any():
             rows.append({"family": family, "phase": key[1], "key": key[2], "base": a.mean(), "other": b.mean()})
-            tests.append(Difference.welch(a, b))
+            unit = max((run.units.get(key, 0.0) for group in (base, other) for run in group.runs), default=0.0)
+            tests.append(Difference.welch(a, b, unit))
     p_values = np.array([test.p_value for test in tests], dtype=np.float64)
     real_ones, level = chosen(p_values)
     for row, test, real in zip(rows, tests, real_ones, strict=True):

@@ -21,8 +21,8 @@ class Difference:
     freedom: float
 
     @staticmethod
-    def welch(a: Values, b: Values) -> "Difference":
-        """Of b and a, whose variances need not be equal."""
+    def welch(a: Values, b: Values, unit: float = 0.0) -> "Difference":
+        """Of b and a, whose variances need not be equal. `unit`: of counts, what one event is worth."""
         if min(len(a), len(b)) < 2:
             return Difference(math.nan, math.nan, math.nan)
         parts = [values.var(ddof=1) / len(values) for values in (a, b)]
@@ -31,7 +31,7 @@ class Difference:
         if error <= 1e-12 * max(abs(a).max(), abs(b).max()):
             # the same in all runs of a group: what differs then differs by more than chance from three runs on
             same = difference == 0 or min(len(a), len(b)) < 3
-            return Difference(1.0 if same else 0.0, 0.0, 1.0)
+            return Difference(1.0 if same else _chance_of_two_values(a, b, unit), 0.0, 1.0)
         freedom = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (a, b), strict=True))
         return Difference(float(2 * special.stdtr(freedom, -difference / error)), error, freedom)
 
@@ -50,6 +50,17 @@ class Difference:
         if math.isnan(self.error):
             return math.nan
         return -float(special.stdtrit(self.freedom, level / 2)) * self.error
+
+
+def _chance_of_two_values(a: Values, b: Values, unit: float) -> float:
+    """How probable it is that counts of rare events (Poisson's, with the mean of all) are one number in all of `a` and
+    another in all of `b`: 0 and 1 may well be, 10 and 12 are not. Without a unit 0."""
+    if not unit:
+        return 0.0
+    mean = float(np.concatenate([a, b]).mean() / unit)
+    numbers = np.rint(np.array([a[0], b[0]]) / unit)
+    log_chance = float((stats.poisson.logpmf(numbers, mean) * [len(a), len(b)]).sum())
+    return min(1.0, 2 * math.exp(log_chance))
 
 
 def chosen(p_values: Values) -> tuple[npt.NDArray[np.bool_], float]:

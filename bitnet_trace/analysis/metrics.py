@@ -1,7 +1,7 @@
 """What of a recording is compared with other recordings: its numbers by phase, and what it was made with."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -11,10 +11,11 @@ from bitnet_trace.analysis.fold import MAXIMA
 from bitnet_trace.analysis.report import Report
 from bitnet_trace.columns import COUNTERS, PARTS, SUMMARY
 
-SPEED, TIME, COUNTS = "speed", "time", "counts"
+SPEED, TIME, COUNTS, CPU = "speed", "time", "counts", "cpu"
 # Of phases that take longer with more tokens, per token.
 PER_TOKEN = ("prefill", "decode", "sample")
 _SPEEDS = ("decode_tokens_per_s", "prefill_tokens_per_s", "ttft_ns", "tpot_ns", "load_ns")
+_COUNTED = frozenset(column.key for column in COUNTERS if column.format == "count")
 _MODEL_OPTIONS = ("-m", "--model")
 
 Key = tuple[str, str, str]
@@ -22,18 +23,23 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Metrics:
-    """Of one recording: `values[(family, phase, column key)]`, `setup[what]`, and {name: ns} of who ran instead."""
+    """Of one recording: `values[(family, phase, column key)]`, `setup[what]`, and {name: ns} of who ran instead.
+
+    `units`: of values that are counts, what one event is worth: 1, or per token less.
+    """
 
     path: str
     values: dict[Key, float]
     setup: dict[str, str]
     ran_instead: dict[str, int]
     warnings: list[str]
+    units: dict[Key, float] = field(default_factory=dict)
 
 
 def metrics(report: Report) -> Metrics:
     """The metrics of one report. What is missing in it is missing here."""
     values: dict[Key, float] = {}
+    units: dict[Key, float] = {}
     for key in _SPEEDS:
         if report.summary[key] is not None:
             values[SPEED, "", key] = float(report.summary[key])
@@ -54,12 +60,55 @@ def metrics(report: Report) -> Metrics:
             whole = key in MAXIMA or phase not in PER_TOKEN
             divisor = None if whole else n_tokens[phase]
             values[COUNTS, phase, key] = float(row[key]) / (divisor or 1)
+            if key in _COUNTED:
+                units[COUNTS, phase, key] = 1 / (divisor or 1)
+    values |= _of_perf(report, n_tokens) | _of_tlbs(report)
     foreign = report.ran_instead[report.ran_instead["own"] == "no"]
     instead: dict[str, int] = {}
     for comm, ns in zip(foreign["comm"], foreign["offcpu_ns"], strict=True):
         if isinstance(comm, str):
             instead[comm] = instead.get(comm, 0) + int(ns)
-    return Metrics(str(report.recording.path), values, _setup(report), instead, _warnings(report))
+    return Metrics(str(report.recording.path), values, _setup(report), instead, _warnings(report), units)
+
+
+def _of_perf(report: Report, n_tokens: dict[str, int | None]) -> dict[Key, float]:
+    """perf's counters by phase, per token where phases are, and the rates of them. Keys are perf's names."""
+    values: dict[Key, float] = {}
+    if report.perf is None:
+        return values
+    for row in report.perf.by_phase.to_dict("records"):
+        phase = str(row["phase"])
+        if not pd.isna(row["value"]) and phase != "total":
+            values[CPU, phase, _with_unit(row["counter"], row["unit"])] = float(row["value"]) / (
+                n_tokens.get(phase) or 1
+            )
+    for row in report.perf.rates.to_dict("records"):
+        of = f" of {row['pmu']}" if isinstance(row["pmu"], str) else ""
+        if row["phase"] != "total":
+            values[CPU, str(row["phase"]), _with_unit(f"{row['rate']}{of}", row["unit"])] = float(row["value"])
+    return values
+
+
+def _with_unit(name: str, unit: Any) -> str:
+    return f"{name}, {unit}" if isinstance(unit, str) and unit else name
+
+
+def _of_tlbs(report: Report) -> dict[Key, float]:
+    """Of each TLB, the share of a token's weights that it reaches over, and of the weights in pages of its size."""
+    rows = [] if report.tlb_reach is None else report.tlb_reach.levels.to_dict("records")
+    shares = (("reach_pct", "share of a token in its reach, %"), ("resident_pct", "weights in such pages, %"))
+    return {
+        (CPU, "", f"L{row['level']} TLB, pages of {_power_of_two(int(row['page_bytes']))}: {title}"): float(row[key])
+        for row in rows
+        for key, title in shares
+        if not pd.isna(row[key])
+    }
+
+
+def _power_of_two(size: int) -> str:
+    """`4 KiB`, `2 MiB`: page sizes are whole."""
+    factor, unit = next((one for one in ((1 << 30, "GiB"), (1 << 20, "MiB")) if size >= one[0]), (1 << 10, "KiB"))
+    return f"{size / factor:g} {unit}"
 
 
 def column_titles() -> dict[str, str]:

@@ -11,7 +11,7 @@ from bitnet_trace.analysis import tables, taskstats
 from bitnet_trace.analysis.absences import SwitchPairs
 from bitnet_trace.analysis.asked import Scheduling, scheduling
 from bitnet_trace.analysis.barrier_tables import BarrierReport, barrier_report
-from bitnet_trace.analysis.barriers import BarrierEvents
+from bitnet_trace.analysis.barriers import BarrierEvents, windows_read
 from bitnet_trace.analysis.by_kind import ByKind, Gatherer
 from bitnet_trace.analysis.computing import Computing, computing
 from bitnet_trace.analysis.durations import durations
@@ -47,7 +47,7 @@ _BATCH = 500_000
 class Report:
     """One report, and the recording it is of.
 
-    Tables have the columns of columns.py; a missing number is pd.NA in tables and None in dicts. `phases`: a row per
+    Tables have the columns of columns/; a missing number is pd.NA in tables and None in dicts. `phases`: a row per
     phase (columns.PHASES and the rest of the recorded row); `by_phase`: a row per phase name; `total`: one row;
     `by_thread`: a row per thread; `tokens`: a row per prefill or decode call; `counters`: index (phase, tid),
     layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health`, `faults`, `tlb` and `io`
@@ -111,8 +111,9 @@ def build_report(recording: Recording) -> Report:
     frames = frames_of(recording)
     wait_stacks = WaitStacks(recording, frames)
     pairs, waits, preemptions = SwitchPairs(), Waits(wait_stacks), Preemptions()
-    barriers = BarrierEvents(recording.windows, recording.phases)
-    operations = OperationEvents(recording.windows, recording.phases)
+    windows = windows_read(recording.windows)
+    barriers = BarrierEvents(windows, recording.phases)
+    operations = OperationEvents(windows, recording.phases)
     places, file_reads = PlaceGatherer(recording, named), FileReads(recording.tensors)
     collapses, moves = Collapses(), NodeMoves(nodes_of(recording.meta))
     folding = Folding(recording.phases)

@@ -1,7 +1,7 @@
 """Tables of a report: counters summed by phase name, by thread and by engine call.
 
 Inputs are the counters of analysis/fold.py (index (phase, tid), int64 columns) and named phases (`name_phases`).
-Outputs have the columns of columns.py; numbers are pandas Int64, a missing one is pd.NA.
+Outputs have the columns of columns/; numbers are pandas Int64, a missing one is pd.NA.
 """
 
 from collections.abc import Iterable, Mapping

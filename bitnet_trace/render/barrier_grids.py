@@ -36,6 +36,8 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     windows = summary["windows"]
     what = f"seen: calls that lie wholly in one of {amount(windows['n'])} windows"
     notes = [f"{what}; in all: estimated from those; waits and skews: derived from arrivals; spinning: sampled"]
+    if windows["read"] < windows["n"]:
+        notes.append(f"of these many windows {amount(windows['read'])} were looked at, spread over the run")
     if unused := summary["calls_uneven"] + summary["calls_disordered"]:
         notes.append(f"{amount(unused)} calls in windows were not used: their threads' arrivals do not fit together")
     return notes

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bitnet_trace.analysis.compare import Comparison, Explanation, Group, setup_differences, to_dict
-from bitnet_trace.analysis.metrics import COUNTS, PER_TOKEN, SPEED, TIME, column_titles
+from bitnet_trace.analysis.metrics import COUNTS, CPU, PER_TOKEN, SPEED, TIME, column_titles
 from bitnet_trace.columns import COUNTERS, PARTS, PHASE_SUMS, SUMMARY, Column, by_key
 from bitnet_trace.printable import printable
 from bitnet_trace.render.format import MISSING, amount, cell, duration, percent, three_digits
@@ -30,6 +30,7 @@ def sections(groups: Sequence[Group], comparisons: Sequence[Comparison]) -> list
     for number, one in enumerate(comparisons, 1):
         title = f"{_name(one.other)} against {_name(one.base)}"
         tables = [_table(one, SPEED, "Speed"), _table(one, TIME, "Where the time of a token goes"), _counts(one)]
+        tables.append(_table(one, CPU, "perf's counters, and TLBs"))
         parts.append(Section(f"comparison-{number}", title, [], list(words(one))))
         parts.append(Section(f"tables-{number}", f"{title}: figures", [table for table in tables if table.rows]))
     return parts
@@ -115,7 +116,7 @@ def explained(one: Explanation) -> str:
 
 
 def _table(one: Comparison, family: str, title: str) -> Grid:
-    return _grid(one, title, one.family(family), family == TIME)
+    return _grid(one, title, one.family(family).head(_MAX_ROWS), family != SPEED)
 
 
 def _counts(one: Comparison) -> Grid:
@@ -137,12 +138,13 @@ def _grid(one: Comparison, title: str, table: pd.DataFrame, by_phase: bool) -> G
     titles = [*(["phase"] if by_phase else []), "", *names, "difference", "%", "from", "to", "real"]
     rows = []
     for row in table.to_dict("records"):
-        column = _COLUMNS[str(row["key"])]
-        numbers = [_value(row[key], column) for key in ("base", "other", "difference")]
-        ends = [_value(row[key], column) for key in ("low", "high")]
+        key = str(row["key"])
+        column = _COLUMNS.get(key) or Column(key, printable(key, _NAME_LIMIT), "count", "")
+        numbers = [_value(row[name], column) for name in ("base", "other", "difference")]
+        ends = [_value(row[name], column) for name in ("low", "high")]
         real = MISSING if row["real"] is None or pd.isna(row["real"]) else "yes" if row["real"] else "no"
         phase = [str(row["phase"])] if by_phase else []
-        rows.append([*phase, _TITLES[str(row["key"])], *numbers, _percent(row["difference_pct"]), *ends, real])
+        rows.append([*phase, _TITLES.get(key, column.title), *numbers, _percent(row["difference_pct"]), *ends, real])
     n_keys = 2 if by_phase else 1
     return Grid(title, titles, rows, n_keys, frozenset(range(n_keys)))
 

@@ -60,7 +60,7 @@ _CALL_COLUMNS = ("name", "token", "n_tokens", "dur_ns", "cpu_ns", "faults", "swi
 class Grid:
     """One table: the first `n_keys` columns name a row; cells are text, ready to print.
 
-    `columns` are those of columns.py where each column of the table is one of them. `source` says where the JSON output
+    `columns` are those of columns/ where each column of the table is one of them. `source` says where the JSON output
     has the same rows.
     """
 

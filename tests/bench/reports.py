@@ -19,7 +19,7 @@ _KEPT = ("command", "engine", "host", "options", "clock_offset_ns", "probes", "l
 
 
 def repeated(recording: Recording, n_events: int, path: Path) -> Path:
-    """A recording of `n_events`, in which the events, phases and samples of `recording` come again and again."""
+    """A recording of `n_events`, in which the events, phases, samples and windows of `recording` come again and again."""
     events, phases = recording.events, recording.phases
     start_ns = int(recording.meta["start_ns"])
     latest_ns = int(max(as_time(events["ts_ns"]).max(), phases["end_ns"].max()))
@@ -39,6 +39,9 @@ def repeated(recording: Recording, n_events: int, path: Path) -> Path:
         rows["phase"] += np.uint32(number * n_ids)
         writer.samples(rows, stacks)
         stacks = stacks[:0]
+        shift = number * span_ns
+        windows = recording.windows
+        writer.windows(_records(windows.assign(begin_ns=windows["begin_ns"] + shift, end_ns=windows["end_ns"] + shift)))
     writer.symbols(_records(recording.symbols))
     writer.threads(_records(recording.threads))
     writer.maps(_records(recording.maps))

@@ -9,7 +9,7 @@ import pytest
 from traces import PID, event, events, phase_row, phase_table
 
 from bitnet_trace.analysis.absences import SwitchPairs
-from bitnet_trace.analysis.barriers import BarrierEvents, match
+from bitnet_trace.analysis.barriers import MOST_ENTRIES, BarrierEvents, match, windows_read
 from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.lateness import CAUSES, MOST_NS_A_MOVE
 from bitnet_trace.recording.layout import EVENT_DTYPE, FaultFlag, Kind, SwitchFlag, WaitReason
@@ -136,7 +136,16 @@ def test_only_whole_calls_are_used():
     assert not len(found(*rows, calls=calls, spans=[]).arrivals)
     open_call = phase_table(phase_row(1, 0, None), phase_row(2, 0, 50, overlapped=True), phase_row(3, 0, 50, "load"))
     assert not len(BarrierEvents(windows((0, 100)), open_call).calls)
-    assert not len(BarrierEvents(windows((0, 100), what="function:f"), phase_table(phase_row(1, 0, 9))).calls)
+    other = windows_read(windows((0, 100), what="function:f"))
+    assert not len(BarrierEvents(other, phase_table(phase_row(1, 0, 9))).calls)
+
+
+def test_of_many_windows_some_are_read_spread_over_the_run():
+    spans = [(1000 * number, 1000 * number + 500) for number in range(100)]
+    few = windows_read(windows(*spans).assign(hits=MOST_ENTRIES // 100))
+    assert len(few) == 100
+    many = windows_read(windows(*reversed(spans)).assign(hits=MOST_ENTRIES // 10))
+    assert many["begin_ns"].tolist() == [begin for begin, _ in spans[::10]]
 
 
 def test_a_call_without_a_barrier_was_not_seen():

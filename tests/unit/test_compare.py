@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from busy import write_busy
 from click.testing import CliRunner
+from everything import write_everything
 
 from bitnet_trace.analysis.compare import Group, compare, setup_differences
 from bitnet_trace.analysis.differences import FALSE_DISCOVERIES
-from bitnet_trace.analysis.metrics import COUNTS, SPEED, TIME, metrics
+from bitnet_trace.analysis.metrics import COUNTS, CPU, SPEED, TIME, metrics
 from bitnet_trace.analysis.report import build_report
+from bitnet_trace.columns import COUNTERS
 from bitnet_trace.commands.compare import compare as command
 from bitnet_trace.commands.compare import group_names, grouped
 from bitnet_trace.recording.reader import open_recording
@@ -173,3 +175,36 @@ def test_as_a_user_types_it(folder, base, hogged, form):
 def test_one_recording_is_wrong_usage(folder, base):
     result = CliRunner().invoke(command, [str(folder / "base" / "0.btrace")])
     assert result.exit_code == 2
+
+
+def test_counters_of_perf_and_tlbs_are_compared(folder):
+    recording = open_recording(write_everything(folder / "everything.btrace", "page-faults"))
+    recording.meta["tlbs"] = [{"of": "data", "level": 1, "page_bytes": 4096, "entries": 64}]
+    ours = metrics(build_report(recording))
+    keys = {(phase, key) for family, phase, key in ours.values if family == CPU}
+    counter = ("decode", "page-faults")
+    share = ("", "L1 TLB, pages of 4 KiB: weights in such pages, %")
+    assert {counter, share} <= keys
+    more = replace(ours, values={**ours.values, (CPU, *counter): 3 * ours.values[(CPU, *counter)]})
+    groups = [Group("a", [ours] * 3), Group("b", [more] * 3)]
+    found = compare(*groups)
+    real = found.family(CPU)[found.family(CPU)["real"]]
+    assert list(zip(real["phase"], real["key"], strict=True)) == [counter]
+    (grid,) = [grid for part in comparison.sections(groups, [found]) for grid in part.tables if "perf" in grid.title]
+    assert ["decode", "page-faults"] in [row[:2] for row in grid.rows]
+
+
+def test_rare_counts_that_are_the_same_in_each_of_a_few_runs_are_chance(base):
+    """Of three runs a side the few events of many kinds are often one number here and another there."""
+    rng = np.random.default_rng(3)
+    keys = [(COUNTS, "load", column.key) for column in COUNTERS if column.format == "count"]
+    means = dict(zip(keys, np.tile([0.2, 0.5, 1, 2, 10], len(keys))[: len(keys)], strict=True))
+
+    def drawn():
+        return [
+            replace(base[0], values={key: float(rng.poisson(mean)) for key, mean in means.items()}) for _ in range(3)
+        ]
+
+    assert set(base[0].units) >= set(keys)
+    called = [int(compare(Group("a", drawn()), Group("b", drawn())).table["real"].sum()) for _ in range(150)]
+    assert np.mean([n > 0 for n in called]) <= FALSE_DISCOVERIES
