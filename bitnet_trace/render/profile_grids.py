@@ -116,19 +116,22 @@ def _functions(profile: Profile) -> Grid:
 def bursts(report: Report) -> Grid | None:
     """How long calls took that were timed in bursts; None where no function was asked for."""
     state = (report.recording.meta.get("windows") or {}).get("durations") or {}
-    notes = [f"{printable(name)}: {MISSING} ({one['reason']})" for name, one in state.items() if one.get("reason")]
-    if not len(report.durations) and not notes:
-        return None
-    table = report.durations
+    notes = [
+        f"{printable(name)}: {MISSING} ({printable(str(one['reason']), 200)})"
+        for name, one in state.items()
+        if one.get("reason")
+    ]
+    table, title = report.durations, "How long calls take (timed in bursts)"
+    if not len(table):
+        return Grid(title, [""], [[note] for note in notes]) if notes else None
     columns = [one for one in DURATIONS if one.key not in ("function", "histogram", "probe_ns")]
     rows = [[_name(name), *row] for name, row in zip(table["function"], rows_of(table, columns), strict=True)]
-    if rows:
-        taken = ", ".join(f"{probe_ns:,} ns" for probe_ns in sorted(set(table["probe_ns"])))
-        notes.insert(0, f"wall time, with what was called and waits; less {taken} for the probes")
+    taken = ", ".join(f"{probe_ns:,} ns" for probe_ns in sorted(set(table["probe_ns"])))
+    notes.insert(0, f"wall time, with what was called and waits; less {taken} for the probes")
     if (table["bursts"] == 1).any():
         notes.append("one burst tells nothing of how sure its mean is")
     return Grid(
-        "How long calls take (timed in bursts)",
+        title,
         ["function", *(column.title for column in columns)],
         rows,
         2,

@@ -26,7 +26,12 @@ __attribute__((noipa)) int llama_decode(void *context, struct llama_batch batch)
 {
 	struct token *own = &tokens[made];
 
-	own->calls = calls - spread + (spread ? made * 7919 % (2 * spread + 1) : 0);
+	/* no token says anything of the next one: the finalizer of MurmurHash3 */
+	unsigned mixed = (made + 1) * 0x9e3779b1u;
+	mixed = (mixed ^ mixed >> 16) * 0x85ebca6bu;
+	mixed = (mixed ^ mixed >> 13) * 0xc2b2ae35u;
+	mixed ^= mixed >> 16;
+	own->calls = calls - spread + (int)(mixed % (2 * spread + 1));
 	made++;
 	own->begin_ns = clock_ns(CLOCK_MONOTONIC);
 	own->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from busy import N_THREADS, PERIOD_NS, write_busy
-from traces import MS, PID, event, events
+from traces import META, MS, PID, event, events
 
 from bitnet_trace.recording.layout import Kind, MemoryDetail
 from bitnet_trace.recording.schema import PERF_DTYPE, SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE
@@ -74,6 +74,11 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
         for what, (begin, end) in zip(kinds, spans, strict=False)
     )
     writer.calls([{"probe": 0, "phase": decodes[2]["id"], "calls": 64, "begin_ns": spans[2][0], "end_ns": spans[2][1]}])
+    edges = {"begin_ns": spans[2][0], "end_ns": spans[2][1]}
+    writer.durations(
+        {"probe": 0, "phase": decodes[2]["id"], "bucket": bucket, "calls": 7 * bucket, "total_ns": ns, **edges}
+        for bucket, ns in ((61, 410_000), (64, 470_000))
+    )
     account = {
         "at": "exit",
         "pid": PID,
@@ -101,8 +106,15 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
         for number in range(2)
     )
     counter = {"name": name, "unit": None, "scale": 1.0, "reason": None}
-    windows = {"budget_pct": 2.0, "spent_ns": 4000 * hits, "reason": None, "functions": {}}
-    writer.update_meta(numa={"0": [0], "1": [1]})
+    windows = {
+        "budget_pct": 2.0,
+        "spent_ns": 4000 * hits,
+        "reason": None,
+        "functions": {},
+        "durations": {name: {"reason": name}},
+    }
+    probes = [{**one, "symbol": name} for one in META["probes"] if one["attached"]]
+    writer.update_meta(numa={"0": [0], "1": [1]}, probes=probes)
     windows["operations"] = {"names": {str(PID): ["NONE", "MUL_MAT", name]}, "layout": "version", "reason": None}
     writer.update_meta(
         options={"detail": "ops"}, counters=[counter, {**counter, "name": "cycles", "reason": name}], windows=windows
