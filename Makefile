@@ -11,6 +11,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 # test-bpf keeps the switch that turns skips into failures; sudo drops the rest of the environment.
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BITNET_TRACE_REQUIRE_BPF)
 PYTEST := $(BIN)/python -m pytest
+# Against the running kernel: what is timed, or of the whole system, one test after the other; what is marked `untimed`, two
+# files at a time.
+BPF_TESTS = $(SUDO) $(PYTEST) -p no:cacheprovider -n 2 --dist loadfile -m untimed tests/bpf && \
+    $(SUDO) $(PYTEST) -p no:cacheprovider -m 'not untimed' tests/bpf
 
 .DEFAULT_GOAL := help
 .PHONY: help setup packages browser demo test test-unit test-bpf lint format bench golden docs build install clean
@@ -45,16 +49,15 @@ browser: ## Chromium: tests open HTML reports in it (they skip without), docs ta
 demo: setup ## trace the embedded workload: a synthetic ternary model, decoded (root)
 	@$(SUDO) $(BIN)/bitnet-trace demo --force
 
-# Tests of analysis and reports share the CPUs; those against the kernel are timed, and run one after the other.
 test: lint ## everything: lint, test-unit and test-bpf (root)
 	$(SUDO) $(PYTEST) -p no:cacheprovider -n auto tests/unit
-	$(SUDO) $(PYTEST) -p no:cacheprovider tests/bpf
+	$(BPF_TESTS)
 
 test-unit: setup ## tests that need no root
 	$(PYTEST) -n auto tests/unit
 
 test-bpf: setup ## tests against the running kernel (root)
-	$(SUDO) $(PYTEST) -p no:cacheprovider tests/bpf
+	$(BPF_TESTS)
 
 lint: setup ## ruff check, ruff format --check, mypy --strict
 	$(BIN)/ruff check .

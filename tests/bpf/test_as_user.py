@@ -17,6 +17,8 @@ import pytest
 import bitnet_trace
 from tests.bpf.conftest import PROGRAMS
 
+pytestmark = pytest.mark.untimed
+
 _CHECKOUT = str(Path(bitnet_trace.__file__).parents[1])
 # where neither the environment nor the current folder says which checkout is meant
 TOOL = [

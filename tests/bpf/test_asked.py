@@ -6,6 +6,8 @@ import pytest
 
 from bitnet_trace.analysis.report import build_report
 
+pytestmark = pytest.mark.untimed
+
 pytestmark = pytest.mark.requires_bpf
 
 N_CPUS = len(os.sched_getaffinity(0))

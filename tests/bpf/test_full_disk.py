@@ -19,6 +19,8 @@ from bitnet_trace.cli import cli
 from bitnet_trace.recording.reader import open_recording
 from tests.bpf.conftest import TOOL
 
+pytestmark = pytest.mark.untimed
+
 AT_ONCE = 4
 DISK_BYTES = 2 << 20
 CODE = 7

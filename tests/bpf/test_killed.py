@@ -23,6 +23,8 @@ from bitnet_trace.recording.schema import SCHEMAS
 from tests.bpf import kernel_objects
 from tests.bpf.conftest import TOOL
 
+pytestmark = pytest.mark.untimed
+
 AT_ONCE = 4
 LINES, PAUSE_MS, CODE = 24, 60, 23
 WHOLE = [f"{i} line" for i in range(LINES)]

@@ -14,6 +14,8 @@ import pytest
 from bitnet_trace.analysis.report import build_report
 from tests.bpf.conftest import TOOL, TOOL_ANYWHERE, Traced
 
+pytestmark = pytest.mark.untimed
+
 FAULTS = {
     "minor": ["faults_user_minor", "faults_kernel_minor", "faults_populate_minor"],
     "major": ["faults_user_major", "faults_kernel_major", "faults_populate_major"],

@@ -16,6 +16,8 @@ import pytest
 from bitnet_trace.recording.reader import open_recording
 from tests.bpf.conftest import TOOL, TOOL_ANYWHERE
 
+pytestmark = pytest.mark.untimed
+
 
 def tool(*arguments, **options):
     options = {"capture_output": True, "timeout": 60, "check": False, **options}

@@ -6,8 +6,12 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from bitnet_trace.recording.reader import open_recording
 from tests.bpf.conftest import TOOL
+
+pytestmark = pytest.mark.untimed
 
 OTHER = 12345  # a user whom nobody is
 

@@ -11,6 +11,8 @@ import pytest
 
 from bitnet_trace import __version__
 
+pytestmark = pytest.mark.untimed
+
 CHECKOUT = Path(__file__).parents[2]
 DATA = ("bpf", "probes", "reports")
 

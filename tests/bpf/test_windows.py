@@ -37,7 +37,7 @@ def whole_calls(run):
 @pytest.mark.parametrize("kind", ["spin", "futex"])
 def test_entries_in_a_window_are_all_there(trace, program, kind):
     # the C library is looked at within the first second
-    run = run_windows(trace, program, kind, calls=CALLS if kind == "spin" else 3 * CALLS)
+    run = run_windows(trace, program, kind, calls=CALLS if kind == "spin" else 2 * CALLS)
     run.assert_nothing_lost()
     tids = {line["tid"] for line in run.lines}
     found = list(whole_calls(run))

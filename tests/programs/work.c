@@ -412,45 +412,45 @@ static void send_signals(struct work *w)
 
 /* ---- durations ---------------------------------------------------------------------------------------------------- */
 
-static void sleep_50ms_20_times(struct work *w)
+static void sleep_25ms_20_times(struct work *w)
 {
-	struct timespec time = {0, 50000000};
+	struct timespec time = {0, 25000000};
 	(void)w;
 	for (int i = 0; i < 20; i++)
 		nanosleep(&time, 0);
 }
 
-static void busy_second(struct work *w)
+static void busy_half_second(struct work *w)
 {
 	(void)w;
-	spin_ns(1000000000);
+	spin_ns(500000000);
 }
 
 static void hog(struct work *w)
 {
 	(void)w;
 	pin_to_first_cpu();
-	spin_ns(1000000000);
+	spin_ns(500000000);
 }
 
 static void read_zeros(struct work *w)
 {
 	static char megabytes[8 << 20];
-	uint64_t end = clock_ns(CLOCK_MONOTONIC) + 700000000;
+	uint64_t end = clock_ns(CLOCK_MONOTONIC) + 400000000;
 	while (clock_ns(CLOCK_MONOTONIC) < end) {
 		uint64_t begin_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
 		w->read_bytes += read(zero, megabytes, sizeof(megabytes));
 		w->read_calls++;
 		w->in_calls_ns += clock_ns(CLOCK_THREAD_CPUTIME_ID) - begin_ns;
 	}
-	spin_ns(200000000);
+	spin_ns(100000000);
 	w->faults_kernel_minor = -1;
 }
 
 static void futex_waits(struct work *w)
 {
 	_Atomic int word = 1;
-	struct timespec time = {0, 20000000};
+	struct timespec time = {0, 10000000};
 	for (int i = 0; i < 31; i++)
 		futex_call(w, &word, FUTEX_WAIT_PRIVATE, 1, &time);
 }
@@ -465,8 +465,8 @@ static const struct {
 	KIND(touch), KIND(flood), KIND(zero_page), KIND(discard), KIND(read_fresh), KIND(populate), KIND(populate_file),
 	KIND(lock_pages), KIND(lock_later), KIND(advise_populate), KIND(major), KIND(failing), KIND(memory_calls),
 	KIND(read_calls), KIND(futex_calls), KIND(wakes), KIND(yields), KIND(sleeps), KIND(compete), KIND(yield_in_turns),
-	KIND(lock_in_turns), KIND(ping_pong), KIND(sleep_through_signals), KIND(send_signals), KIND(sleep_50ms_20_times),
-	KIND(busy_second), KIND(hog), KIND(read_zeros), KIND(futex_waits),
+	KIND(lock_in_turns), KIND(ping_pong), KIND(sleep_through_signals), KIND(send_signals), KIND(sleep_25ms_20_times),
+	KIND(busy_half_second), KIND(hog), KIND(read_zeros), KIND(futex_waits),
 };
 
 static void do_work(struct work *w)
