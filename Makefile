@@ -12,9 +12,9 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=BITNET_TRACE_REQUIRE_BPF)
 PYTEST := $(BIN)/python -m pytest
 # Against the running kernel: what is timed, or of the whole system, one test after the other; what is marked `untimed`, two
-# files at a time.
-BPF_TESTS = $(SUDO) $(PYTEST) -p no:cacheprovider -n 2 --dist loadfile -m untimed tests/bpf && \
-    $(SUDO) $(PYTEST) -p no:cacheprovider -m 'not untimed' tests/bpf
+# files at a time. All of them, whatever fails.
+BPF_TESTS = failed=0; $(SUDO) $(PYTEST) -p no:cacheprovider -n 2 --dist loadfile -m untimed tests/bpf || failed=1; \
+    $(SUDO) $(PYTEST) -p no:cacheprovider -m 'not untimed' tests/bpf || failed=1; exit $$failed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup packages browser demo test test-unit test-bpf lint format bench golden docs build install clean
