@@ -75,7 +75,7 @@ golden: setup ## keep what reports of known recordings say now, in tests/golden:
 	$(BIN)/python tests/unit/golden.py
 
 soak: setup ## half an hour of the live view: its memory and CPU time (root); SOAK_SECONDS=60 for less
-	$(SUDO) env SOAK_SECONDS=$(or $(SOAK_SECONDS),1800) $(BIN)/python -m tests.bench.soak
+	$(SUDO) $(BIN)/python -m tests.bench.soak --seconds $(or $(SOAK_SECONDS),1800)
 
 docs: setup browser ## the pictures of README and docs, of a recording of the demo, or of RECORDING (root)
 	mkdir -p build docs/images

@@ -1,9 +1,10 @@
 """The live view for a long time: `make soak` (30 minutes; SOAK_SECONDS=60 for a short one).
 
 Watches a program that decodes without end; memory must not grow, and the CPU time of all the tracer's processes is set
-against the time. Also folds a million events, which has to take at most 0.1 s of CPU time on a quiet machine.
+against the time.
 """
 
+import argparse
 import os
 import platform
 import signal
@@ -70,4 +71,6 @@ def main(seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(os.environ.get("SOAK_SECONDS", "1800"))))
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1800.0, help="default: 1800")
+    sys.exit(main(parser.parse_args().seconds))
