@@ -148,10 +148,11 @@ def _text(value: Any) -> str:
 def _model(report: Report) -> str | None:
     """The model's file name: of the command line, else of the largest file ending in .gguf that was mapped."""
     command = report.run["command"] or []
-    for option, value in itertools.pairwise(command):
-        if option in _MODEL_OPTIONS:
-            return PurePath(value).name
-    named = [argument for argument in command if argument.endswith(".gguf")]
+    # -m is a module to Python
+    told = [value for option, value in itertools.pairwise(command) if option in _MODEL_OPTIONS]
+    named = [argument for argument in (*told, *command) if argument.endswith(".gguf")]
+    if not named and command and not PurePath(command[0]).name.startswith("python"):
+        named = told
     if named:
         return PurePath(named[0]).name
     maps = report.recording.maps

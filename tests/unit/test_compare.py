@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from busy import write_busy
 from click.testing import CliRunner
@@ -11,7 +13,7 @@ from everything import write_everything
 
 from bitnet_trace.analysis.compare import Group, compare, setup_differences
 from bitnet_trace.analysis.differences import FALSE_DISCOVERIES
-from bitnet_trace.analysis.metrics import COUNTS, CPU, SPEED, TIME, metrics
+from bitnet_trace.analysis.metrics import COUNTS, CPU, SPEED, TIME, _model, metrics
 from bitnet_trace.analysis.report import build_report
 from bitnet_trace.columns import COUNTERS
 from bitnet_trace.commands.compare import compare as command
@@ -208,3 +210,18 @@ def test_rare_counts_that_are_the_same_in_each_of_a_few_runs_are_chance(base):
     assert set(base[0].units) >= set(keys)
     called = [int(compare(Group("a", drawn()), Group("b", drawn())).table["real"].sum()) for _ in range(150)]
     assert np.mean([n > 0 for n in called]) <= FALSE_DISCOVERIES
+
+
+@pytest.mark.parametrize(
+    ("command", "model"),
+    [
+        (["llama-cli", "-m", "/models/a.gguf", "-p", "b.gguf"], "a.gguf"),
+        (["llama-cli", "-m", "/models/a.bin"], "a.bin"),
+        (["/usr/bin/python3", "-m", "wrapper", "/models/a.gguf"], "a.gguf"),
+        (["python", "-m", "wrapper"], None),
+    ],
+)
+def test_the_model_of_a_command(command, model):
+    maps = pd.DataFrame({"path": pd.Series([], dtype="string"), "length": []})
+    report = SimpleNamespace(run={"command": command}, recording=SimpleNamespace(maps=maps))
+    assert _model(report) == model
