@@ -90,6 +90,17 @@ class AddressSpaces:
         for key, found in parts.items():
             yield self._paths[key], self._files[key], found
 
+    def ended(self, pids: Iterable[int]) -> None:
+        """These processes are over: only where their code lay is still of use."""
+        for pid in pids:
+            for known in (self._areas, self._read_s, self._changed_s):
+                known.pop(pid, None)
+
+    def forget(self, pid: int) -> None:
+        """The names of a process's addresses are not asked for any more."""
+        self._spaces.pop(pid, None)
+        self._read_s.pop(pid, None)  # another process may have its number
+
     def close(self) -> None:
         for file in self._files.values():
             if file is not None:

@@ -37,6 +37,7 @@ from bitnet_trace.recording.writer import Writer
 _BATCH = 1 << 18
 _WORTH_A_TURN = 0.1  # of a ring: whoever is more patient than that would lose records in a burst
 _MAX_NEIGHBOURS = 1000
+_MOST_ENDED = 64  # processes whose code is remembered, where nothing is kept
 _NEWS = (TaskKind.EXEC, TaskKind.MAP_FILE, TaskKind.PTRACED, TaskKind.EXIT)
 _NEW_MAPPINGS = (TaskKind.FORK, TaskKind.EXEC, TaskKind.MAP_FILE)
 _COUNTERS = np.dtype(COUNTER_KEY_DTYPE.descr + COUNTERS_DTYPE.descr)
@@ -68,6 +69,7 @@ class Drain:
         self._newest_phase = 0  # up to the last turn
         self._neighbours: dict[int, str] = {}
         self._news: list[npt.NDArray[np.void]] = []
+        self._ended: list[int] = []
         self.warnings: list[str] = []
 
     def begin(
@@ -238,6 +240,18 @@ class Drain:
         self._writer.taskstats(accounting_rows(batch))
         self._writer.scheduling(asked_rows(batch))
         self._writer.graph_tensors(tensor_rows(batch))
+        self._forget(batch)
+
+    def _forget(self, batch: npt.NDArray[np.void]) -> None:
+        """A view may stay for hours beside programs that start others again and again."""
+        ended = batch["pid"][(batch["kind"] == TaskKind.EXIT) & (batch["pid"] == batch["tid"])].tolist()
+        self._spaces.ended(ended)
+        if not self._writer.keeps:
+            self._ended += ended
+            for pid in self._ended[:-_MOST_ENDED]:
+                self._spaces.forget(pid)
+                self.samples.forget(pid)
+            del self._ended[:-_MOST_ENDED]
 
     def _step_samples(self) -> None:
         batch = self._rings["samples"].drain()

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import os
 
 from bitnet_trace.capture.mappings import mapped_files
@@ -10,11 +11,17 @@ _COMPILER = ("libLLVM", "libclang")
 _MADV_DONTNEED = 4
 
 
-def give_back() -> None:
-    """Frees the C library's unused heap, and the pages of the compiler's code: clean ones, read again if needed."""
-    libc = ctypes.CDLL(None)
+def trim() -> None:
+    """Frees what nobody refers to any more, and the C library's unused heap."""
+    gc.collect()
     with contextlib.suppress(AttributeError):  # glibc only
-        libc.malloc_trim(0)
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back() -> None:
+    """Does that, and frees the pages of the compiler's code: clean ones, read again if needed."""
+    trim()
+    libc = ctypes.CDLL(None)
     for mapped in mapped_files(os.getpid()):
         # code only: what else cannot be written now was, when it was relocated
         if mapped.permissions.startswith("r-x") and os.path.basename(mapped.path).startswith(_COMPILER):

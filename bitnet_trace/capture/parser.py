@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, NoReturn
 
-from bitnet_trace.capture import helper
+from bitnet_trace.capture import footprint, helper
 from bitnet_trace.capture.identity import NOBODY, Identity
 from bitnet_trace.capture.output import LOG_NAMES
 from bitnet_trace.engines.libraries import Links
 from bitnet_trace.errors import TraceError
 
 _DEADLINE_S = 20.0
+_IDLE_S = 5.0
 _CPU_LIMIT_S = 60
 _MEMORY_LIMIT_BYTES = 4 << 30  # address space: a 200 MB library is mapped, not read
 _LOG_LIMIT_BYTES = 64 << 20
@@ -182,7 +183,14 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         while True:
-            line, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 4)
+            connection.settimeout(_IDLE_S)
+            try:
+                line, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 4)
+            except TimeoutError:  # most is asked at the beginning, and tables of large files are large
+                footprint.trim()
+                connection.settimeout(None)
+                line, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 4)
+            connection.settimeout(None)
             if not line:
                 break
             answer = answers.to(json.loads(line), descriptors)

@@ -37,6 +37,10 @@ class SampleLog:
             self.addresses[pid].update(np.unique(stacks["address"][stacks["pid"] == pid]).tolist())
         return rows, stacks
 
+    def forget(self, pid: int) -> None:
+        """The names of a process's addresses are not asked for any more."""
+        self.addresses.pop(pid, None)
+
     def _digests(self, batch: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
         """Two words for each sample: sums of the words of its stack, modulo 2^64, each times a factor of this run's."""
         words = np.column_stack([batch["pid"].astype(np.uint64), batch["kernel"], batch["user"]])

@@ -19,6 +19,7 @@ from bitnet_trace.commands.run import (
 
 # it is emptied more often than that of a recording, and a view should be small
 _BUFFER_MIB = "16"
+INTERVAL_S = 1.0
 
 
 @click.command(
@@ -29,7 +30,7 @@ _BUFFER_MIB = "16"
     "-d",
     "--interval",
     type=click.FloatRange(0.1, 60),
-    default=1.0,
+    default=INTERVAL_S,
     show_default=True,
     metavar="S",
     help="Seconds between two frames.",

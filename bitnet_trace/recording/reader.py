@@ -196,9 +196,9 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     batches: dict[str, list[pa.RecordBatch]] = {}
     # Checksums are made while the streams are read: zlib lets other threads run.
     with ThreadPoolExecutor(1) as worker:
-        checksums = {
-            name: worker.submit(_crc32, folder / (name + STREAM_SUFFIX)) for name in _checksums(meta) if complete
-        }
+        files = {name: folder / (name + STREAM_SUFFIX) for name in _checksums(meta) if complete}
+        # a pipe would never end
+        checksums = {name: worker.submit(_crc32, path) for name, path in files.items() if path.is_file()}
         for name in SCHEMAS:
             batches[name], damage = _read_stream(folder / (name + STREAM_SUFFIX), name)
             damage = damage or (_difference(name, batches[name], meta, checksums.get(name)) if complete else None)

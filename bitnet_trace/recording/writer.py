@@ -56,6 +56,8 @@ class Writer:
     All methods raise TraceError where the disk or a permission says no; what was written before stays readable.
     """
 
+    keeps = True  # what is appended
+
     def __init__(
         self,
         path: str | os.PathLike[str],

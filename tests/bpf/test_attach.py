@@ -5,10 +5,15 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.analysis.report import build_report
@@ -105,6 +110,33 @@ def test_what_it_does_from_then_on_is_counted(attended, detail, tmp_path):
     assert attended.status("Threads") == threads
     assert attended.code() == code
     attended.work()
+
+
+def scraped(port):
+    """Values by (name, labels in order of their values)."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        text = reply.read().decode()
+    families = text_string_to_metric_families(text)
+    return {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
+
+
+def test_metrics_are_those_of_the_report(attended, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with attached(tmp_path / "a.btrace", attended.pid, "--prometheus", str(port)) as tracer:
+        attended.work()
+        deadline = time.monotonic() + 30
+        while (found := scraped(port)).get(("bitnet_trace_tokens_total", "decode")) != CALLS - 1:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+    run = traced(tmp_path / "a.btrace", tracer)
+    decode = build_report(run.recording).by_phase.loc["decode"]
+    assert found["bitnet_trace_page_faults_total", "decode", "minor"] == decode["faults_minor"] > 0
+    assert found["bitnet_trace_phase_duration_seconds_count", "decode"] == CALLS - 1
+    assert found["bitnet_trace_cpu_seconds_total", "decode"] == pytest.approx(decode["cpu_ns"] / 1e9)
+    assert (found["bitnet_trace_events_lost_total",], found["bitnet_trace_target_up",]) == (0, 1)
+    with pytest.raises(urllib.error.URLError):
+        scraped(port)
 
 
 def test_it_ends_while_it_is_traced(program, tmp_path):

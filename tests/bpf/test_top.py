@@ -50,9 +50,10 @@ class Terminal:
         self.mode = termios.tcgetattr(self.descriptor)
         self.seen = b""
 
-    def wait_for(self, pattern, seconds=40):
+    def wait_for(self, pattern, seconds=40, after=0):
+        """Until it was written, after so many bytes."""
         deadline = time.monotonic() + seconds
-        while not re.search(pattern, self.seen):
+        while not re.search(pattern, self.seen[after:]):
             assert time.monotonic() < deadline, self.seen[-3000:]
             self.read(0.2)
 
@@ -110,6 +111,21 @@ def test_its_end_is_said_and_the_screen_stays(terminal, program):
     assert one.is_restored()
 
 
+def test_a_run_that_is_recorded_meanwhile(terminal, program, tmp_path):
+    path = tmp_path / "x.btrace"
+    command = ["/bin/sh", "-c", WORK.format(program("attended.c")) + "; echo said; exit 3"]
+    one = terminal("run", "--live", "-o", path, "--", *command)
+    one.wait_for(rb"exit code 3")
+    one.press("q")
+    assert one.end() == 3
+    assert one.is_restored()
+    assert b"said" not in one.seen.rpartition(b"?1049h")[2]
+    recording = open_recording(path)
+    assert recording.complete
+    assert (path / "stdout.log").read_text().endswith("said\n")
+    assert build_report(recording).summary["decoded_tokens"] > 500
+
+
 def test_a_screen_that_is_killed(terminal, program):
     """Is one that was left: what was started for it is ended."""
     path = program("attended.c")
@@ -133,6 +149,28 @@ def test_a_process_that_runs_goes_on(terminal, program):
         assert attended.poll() is None
     finally:
         os.killpg(attended.pid, signal.SIGKILL)
+        attended.wait()
+
+
+def test_a_process_that_is_stopped_goes_on_and_is_killed(terminal, program):
+    attended = subprocess.Popen(["/bin/sh", "-c", FOREVER.format(program("attended.c"))], stdout=subprocess.DEVNULL,
+                                start_new_session=True)  # fmt: skip
+    try:
+        one = terminal("top", "-d", "0.3", "-p", attended.pid)
+        one.wait_for(rb"decode")
+        os.killpg(attended.pid, signal.SIGSTOP)
+        one.wait_for(rb"stopped")
+        before = len(one.seen)
+        os.killpg(attended.pid, signal.SIGCONT)
+        one.wait_for(rb"running", after=before)
+        os.killpg(attended.pid, signal.SIGKILL)
+        one.wait_for(rb"signal 9")
+        assert os.waitpid(one.pid, os.WNOHANG) == (0, 0)
+        one.press("q")
+        assert one.end() == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(attended.pid, signal.SIGKILL)
         attended.wait()
 
 
