@@ -88,6 +88,7 @@ class Figures:
             ttft_ns=self._ttft_ns(),
             events=fold.n_events,
             events_per_s=(fold.n_events - self._events_before) * 1e9 / max(interval_ns, 1),
+            barriers=fold.stragglers.barriers,
             threads=self._threads(unique, by_tid, roles, now_ns, interval_ns),
             tokens=tokens,
             functions=self._functions(),
@@ -191,6 +192,7 @@ class Figures:
                     faults_per_s=change["faults"] * 1e9 / max(interval_ns, 1),
                     switches_per_s=change["switches"] * 1e9 / max(interval_ns, 1),
                     migrations=now["migrations"],
+                    last_at=self._fold.stragglers.last.get(tid, 0) if self._fold.stragglers.barriers else None,
                     policy=thread.policy,
                     cpu_ns=int(counter(values, "cpu_ns")),
                 )

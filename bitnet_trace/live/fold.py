@@ -15,6 +15,7 @@ from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.fold import fold_batch
 from bitnet_trace.live.phase_book import NAMES, PhaseBook
 from bitnet_trace.live.samples import SampleSums
+from bitnet_trace.live.stragglers import Stragglers
 from bitnet_trace.live.sums import KEY_SHIFT, LOW_WORD, NOTHING, Sums, added, stored_sums
 from bitnet_trace.live.threads import ThreadTable
 from bitnet_trace.recording.layout import EVENT_DTYPE
@@ -65,6 +66,7 @@ class Fold:
         self.book = PhaseBook()
         self.threads = ThreadTable()
         self.samples = SampleSums(self.book)
+        self.stragglers = Stragglers()
         self.n_events = 0
         self.latest_ns = 0
         self.callers: set[int] = set()  # processes that called the engine
@@ -89,6 +91,8 @@ class Fold:
             self.threads.take_scheduling(rows)
         elif stream == "counters":
             self._add(stored_sums(rows))
+        elif stream == "windows":
+            self.stragglers.take_windows(rows)
         elif stream in ("maps", "areas"):
             self._take_files(rows)
         elif stream in ("samples", "stacks", "symbols"):
@@ -100,6 +104,7 @@ class Fold:
 
     def settle(self) -> None:
         """To be called now and then: what is old is put together."""
+        self.stragglers.update(self.book.named(), self.latest_ns)
         self.samples.settle()
         ids, codes, rows = self.book.settle()
         if len(ids):
@@ -224,7 +229,9 @@ class Fold:
         if not all_of_it and late.any():
             self._held_back, batch = batch[late], batch[~late]
         if len(batch):
-            self._add(Sums.of(fold_batch(ByKind(batch), self.book.edges())))
+            events = ByKind(batch)
+            self.stragglers.take_events(events)
+            self._add(Sums.of(fold_batch(events, self.book.edges())))
 
     def _add(self, sums: Sums) -> None:
         codes = self.book.codes_of((sums.keys >> KEY_SHIFT).astype(np.uint32))

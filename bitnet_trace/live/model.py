@@ -21,6 +21,7 @@ class ThreadLine:
     faults_per_s: float
     switches_per_s: float
     migrations: int
+    last_at: int | None  # of `Frame.barriers` those at which it came last; None: none were looked at
     policy: str | None
     cpu_ns: int  # in all
 
@@ -85,6 +86,7 @@ class Frame:
     lost: int | None = None
     own_cpu_pct: float | None = None
     overhead_pct: float | None = None
+    barriers: int = 0  # of the newest window in which barriers were probed
     threads: list[ThreadLine] = field(default_factory=list)
     tokens: list[TokenLine] = field(default_factory=list)
     functions: list[FunctionLine] = field(default_factory=list)

@@ -31,6 +31,7 @@ class Replay:
         self._samples = self._samples[np.argsort(self._samples["ts_ns"], kind="stable")]
         self._stacks = _array(recording.stacks, STACK_ROW_DTYPE)
         self._stacks = self._stacks[self._stacks["level"] == 0]
+        self._windows = recording.windows
         self._counters = _array(recording.stored_counters, COUNTER_DTYPE)
         meta = recording.meta
         edges = [row[key] for row in self._phases for key in ("begin_ns", "end_ns") if row[key] is not None]
@@ -69,6 +70,8 @@ class Replay:
         self._fold.take("phases", phases)
         self._take_counters(phases, ended)
         self._take_samples(since_ns, until_ns)
+        windows = self._windows["end_ns"]
+        self._fold.take("windows", self._windows[(windows > since_ns) & (windows <= until_ns)].to_dict("records"))
         self._take_events(until_ns)
         if ended:
             self._fold.finish()

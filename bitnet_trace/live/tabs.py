@@ -60,7 +60,7 @@ def _count(value: float | None) -> tuple[str, float | None]:
 
 def threads(frame: Frame) -> Table:
     titles = ["TID", "name", "role", "S", "CPU", "on%", "runq%", "spin%", "futex%"]
-    titles += ["faults/s", "switch/s", "migr", "policy", "CPU time"]
+    titles += ["faults/s", "switch/s", "migr", "policy", "CPU time", "last%"]
     rows = [
         [
             (str(one.tid), one.tid),
@@ -77,6 +77,7 @@ def threads(frame: Frame) -> Table:
             _count(one.migrations),
             _text(one.policy),
             (duration(one.cpu_ns), one.cpu_ns),
+            _percent(None if one.last_at is None else 100 * one.last_at / frame.barriers),
         ]
         for one in frame.threads
     ]
