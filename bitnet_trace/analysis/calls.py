@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import special
 
 from bitnet_trace.engines.kernels import known_kernels
 from bitnet_trace.engines.names import plain
@@ -106,6 +105,8 @@ def _mean_of(calls: npt.NDArray[np.float64]) -> Counted:
     n = len(calls)
     if n < 2:
         return Counted(float(calls.mean()), n, None)
+    from scipy import special  # 0.1 s to import
+
     error = float(calls.std(ddof=1)) / math.sqrt(n)
     return Counted(float(calls.mean()), n, float(special.stdtrit(n - 1, (1 + _CONFIDENCE) / 2)) * error)
 
@@ -175,6 +176,8 @@ def _figures(
 def _interval(samples: int, calls_error: float) -> tuple[float, float]:
     """95 % interval of a number of samples (Poisson's, exactly: Garwood 1936), wider by the relative error of the calls
     that they are divided by."""
+    from scipy import special  # 0.1 s to import
+
     tail = (1 - _CONFIDENCE) / 2
     below = 1 - float(special.gammaincinv(samples, tail)) / samples
     above = float(special.gammaincinv(samples + 1, 1 - tail)) / samples - 1

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import special
 
 from bitnet_trace.columns import DURATIONS
 from bitnet_trace.recording.reader import Recording
@@ -71,6 +70,8 @@ def _half_width(residuals: "pd.Series[float]", n: float) -> float | None:
     k = len(residuals)
     if k < 2:
         return None
+    from scipy import special  # 0.1 s to import
+
     error = math.sqrt(float((residuals**2).sum()) * k / (k - 1)) / n
     return float(special.stdtrit(k - 1, 0.975)) * error
 
