@@ -45,13 +45,14 @@ static __always_inline void waited(void *ctx, struct thread *t, u32 tid, u64 off
 #endif
 }
 
-/* The timer is periodic, but for what the kernel throttles and for the time that a hypervisor takes. What it leaves out
- * stands for the time that traced threads were on this CPU since it fired last. */
+/* The timer is periodic, but for what the kernel throttles and for the time that a hypervisor takes: one that comes late is
+ * followed by one in time. What it leaves out stands for the time that traced threads were on this CPU since it fired last. */
 static __always_inline void count_missed(struct sampler *s, struct thread *t, u64 now, u64 period)
 {
 	u64 ran_ns = s->ran_ns + (t && t->on_ts ? now - t->on_ts : 0);
+	int missed = s->due && now >= s->due + period;
 
-	if (s->ts && now - s->ts > period + period / 2) {
+	if (missed) {
 		s->missed_ns += ran_ns - s->ran_before_ns - (t ? period : 0);
 		if (s->missed_ns >= (s64)period) {
 			u64 samples = s->missed_ns / period;
@@ -59,7 +60,8 @@ static __always_inline void count_missed(struct sampler *s, struct thread *t, u6
 			s->missed_ns -= samples * period;
 		}
 	}
-	s->ts = now;
+	/* early: the last one was late, or the timer was stopped and started */
+	s->due = !s->due || missed || now < s->due ? now + period : s->due + period;
 	s->ran_before_ns = ran_ns;
 }
 

@@ -158,9 +158,9 @@ BPF_PERCPU_ARRAY(others, u64, OTHERS_MAX);
 
 /* The sampling timer of one CPU. */
 struct sampler {
-	u64 ts;			/* it fired last */
+	u64 due;		/* when it should fire next, at the latest; 0: it never has */
 	u64 ran_ns;		/* traced threads were on this CPU, up to the last switch away */
-	u64 ran_before_ns;	/* of that, what was up to `ts` */
+	u64 ran_before_ns;	/* of that, what was up to when it fired last */
 	s64 missed_ns;		/* of theirs, where the timer should have fired; not yet counted as lost */
 };
 BPF_PERCPU_ARRAY(samplers, struct sampler, 1);
