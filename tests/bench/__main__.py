@@ -1,4 +1,4 @@
-"""`python -m tests.bench [start] [overhead] [attached] [reports] [naive] [intervals]`: all when nothing is named."""
+"""`python -m tests.bench [start] [steady] [overhead] [attached] [reports] [naive] [intervals]`: all when nothing is named."""
 
 import argparse
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 from bitnet_trace import __version__, host
 from bitnet_trace.commands.demo import decode_command, make_model
 from bitnet_trace.recording.reader import open_recording
-from tests.bench import attached, intervals, naive, overhead, reports, start
+from tests.bench import attached, intervals, naive, overhead, reports, start, steady
 
-_ALL = ["start", "overhead", "attached", "reports", "naive", "intervals"]
+_ALL = ["start", "steady", "overhead", "attached", "reports", "naive", "intervals"]
 
 
 def spread(values: list[float]) -> str:
@@ -38,6 +38,13 @@ def bench_overhead(folder: Path, command: list[str], details: list[str]) -> None
             print(f"\r  {detail:10}{result}   ", end="", flush=True)
         print()
         assert result is not None
+
+
+def bench_steady(folder: Path) -> None:
+    print("\nslow-down of the fastest tenth of decoded tokens: what each token pays")
+    for result in steady.measure(make_model("default", None), folder / "steady.btrace", seed=1):
+        print(f"\r  {result}   ", end="", flush=True)
+    print()
 
 
 def bench_attached(folder: Path) -> None:
@@ -95,6 +102,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "start" in options.what:
             bench_start(Path(folder), options.rounds)
+        if "steady" in options.what:
+            bench_steady(Path(folder))
         if "overhead" in options.what:
             command = options.command or decode_command(make_model("default", None), options.tokens, None)
             bench_overhead(Path(folder), command, options.detail)
