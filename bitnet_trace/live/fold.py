@@ -220,7 +220,6 @@ class Fold:
         self.n_events += len(batch)
         if len(batch):
             self.latest_ns = max(self.latest_ns, int(batch["ts_ns"].max()))
-            self.threads.take_events(batch)
         if len(self._held_back):
             batch = np.concatenate([self._held_back, batch])
         # the word of a phase may come after that of what happened in it: durations are split at its edges
@@ -230,6 +229,7 @@ class Fold:
             self._held_back, batch = batch[late], batch[~late]
         if len(batch):
             events = ByKind(batch)
+            self.threads.take_events(events)
             self.stragglers.take_events(events)
             self._add(Sums.of(fold_batch(events, self.book.edges())))
 
