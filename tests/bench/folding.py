@@ -10,6 +10,9 @@ from tests.unit.traces import MS, PID, Script
 
 N_EVENTS = 1_000_000
 SLICE_NS = 500  # on a CPU, at each switch
+# what the process holds
+AREA = {"pid": PID, "ts_ns": 0, "moment": "held", "begin": 1 << 40, "end": (1 << 40) + (1 << 30), "offset": 0}
+AREA |= {"device": 0, "inode": 0, "protection": 3, "path": None}
 
 
 def million():
@@ -25,6 +28,8 @@ def million():
     batch["kind"] = np.tile([Kind.SWITCH_OUT, Kind.SWITCH_IN, Kind.YIELD, Kind.FAULT], N_EVENTS // 4)
     batch["tid"] = PID + np.repeat(np.arange(N_EVENTS // 4) % 4, 4)
     batch["arg1"] = SLICE_NS
+    faults = batch["kind"] == Kind.FAULT
+    batch["arg1"][faults] = AREA["begin"] + np.random.default_rng(1).integers(0, 1 << 30, N_EVENTS // 4)
     batch["arg2"] = SLICE_NS - 100
     return rows, batch
 
@@ -36,6 +41,8 @@ def measure(rounds: int) -> tuple[list[float], Fold]:
     for _ in range(rounds):
         fold = Fold()
         fold.take("phases", rows)
+        fold.take("areas", [AREA])
+        fold.take("tensors", [])
         begin_s = time.process_time()
         fold.take("events", batch)
         took_ms.append((time.process_time() - begin_s) * 1e3)

@@ -9,7 +9,8 @@ import pytest
 
 from bitnet_trace.analysis.phases import Earlier, names_of_process, phase_of_row
 from bitnet_trace.analysis.report import build_report
-from bitnet_trace.live.figures import Figures
+from bitnet_trace.columns import PLACE_SUMS
+from bitnet_trace.live.figures import N_PLACES, Figures
 from bitnet_trace.live.fold import Fold
 from bitnet_trace.live.model import Frame
 from bitnet_trace.live.plain import line
@@ -21,6 +22,7 @@ from tests.bench import folding
 from tests.unit.traces import META, MS, PID, Script, event, events, inference_events, write_inference
 
 N_TOKENS = 1500
+PLACE_KEYS = [column.key for column in PLACE_SUMS]
 N_CALLS = 7
 STACKS = np.dtype([("stack", "u4"), ("pid", "u4"), ("level", "u4"), ("address", "u8")])
 SAMPLES = np.dtype([("stack", "u4"), ("tid", "u4"), ("phase", "u4"), ("reason", "u1")])
@@ -98,7 +100,23 @@ def differences(frame, report):
             right = token_time.loc[token.start_ns, key]
             if right is not pd.NA and abs(value - right) > 2:  # of rounding
                 found.append((token.token, key, value, right))
-    return found
+    places = report_places(report)
+    shown = {(place.name, place.path): place.sums for place in frame.places}
+    assert set(shown) == set(places) or len(shown) == N_PLACES
+    return found + [(key, sums, places.get(key)) for key, sums in shown.items() if sums != places.get(key)]
+
+
+def report_places(report):
+    """Of regions and tensors the sums; memory of no file is one region in the live view, whatever it was mapped for."""
+    sums = {}
+    for table, key in ((report.places.by_region, "region"), (report.places.by_tensor, "tensor")):
+        for row in table.to_dict("records"):
+            name = "anonymous" if row[key].startswith("anonymous, mapped in") else row[key]
+            path = None if pd.isna(row["path"]) else row["path"]
+            found = sums.setdefault((name, path), dict.fromkeys(PLACE_KEYS, 0))
+            for column in PLACE_KEYS:
+                found[column] += row[column]
+    return sums
 
 
 @pytest.mark.parametrize("step_ns", [None, 97 * MS])
