@@ -55,6 +55,8 @@ class ByKind:
         return found
 
     def _taken(self, rows: npt.NDArray[np.intp]) -> Events:
+        if isinstance(self._columns, np.ndarray):
+            return self._columns.take(rows)  # whole records: a field's take copies that field of all records first
         taken = np.empty(len(rows), EVENT_DTYPE)
         for name in EVENT_DTYPE.names or ():
             taken[name] = self._columns[name].take(rows)

@@ -1,7 +1,7 @@
 """What parts of address spaces are for, and how they change: from memory calls, mapped files, forks and execs."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from bitnet_trace.recording.layout import DURATION_ONLY, Kind, MemoryDetail
 
 UNKNOWN = "unknown"
 MODEL = "model"
+ANONYMOUS = "anonymous"
 
 PAGE_SHIFT = 12
 _DETAIL_MASK = 0xFFF
@@ -25,6 +26,7 @@ _ARENA_BYTES = 128 << 20  # glibc's malloc reserves this for the heap of a threa
 # An engine's buffer is a mapping of its own from the size on at which malloc makes one, and is told by its size:
 # printed to a hundredth of a MiB (5,243 bytes up or down), mapped with malloc's head and alignment, in whole pages.
 _LEAST_BUFFER, _BUFFER_HEAD, _BUFFER_ROUNDING = 1 << 18, 2200, 5243 + 2200
+_MOST_CALLS = 10_000  # different ones whose region is remembered
 _LIBRARY = re.compile(r"\.so(?:\.[0-9.]+)?$")
 _OF_LIBRARIES = ("code", "library data")
 _KERNELS_OWN = re.compile(r"\[(?:vdso|vvar|vvar_vclock|vsyscall|uprobes)\]")
@@ -65,20 +67,27 @@ class Regions:
             if isinstance(size, int) and size >= _LEAST_BUFFER
         ]
         self.known: list[Region] = []
-        self._of_calls: dict[tuple[int, int, str], int] = {}  # what `anonymous` has said before
+        self._of_calls: dict[tuple[int, int, str | None], int] = {}  # what `anonymous` has said before
         self._numbers: dict[Region, int] = {}
         self.unknown = self.number(Region(UNKNOWN))
         self.model_paths: dict[FileKey, str] = {}
+        self._libraries: set[FileKey] = set()
+        self._mapped: dict[tuple[int, int], tuple[int, FileKey, str | None]] = {}
+        self.learn(areas, maps, tensors)
+
+    def learn(self, areas: pd.DataFrame, maps: pd.DataFrame, tensors: pd.DataFrame) -> None:
+        """More rows of these tables."""
         for device, inode, path in _rows(tensors.drop_duplicates(["device", "inode"]), "device", "inode", "path"):
             self.model_paths[device, inode] = path
         executable = areas[(areas["protection"].to_numpy(np.int64) & _EXEC) != 0]
-        self._libraries = {(device, inode) for device, inode in _rows(executable, "device", "inode") if inode}
-        self._mapped = {
-            (pid, ts_ns): (offset, (device, inode), path)
-            for pid, ts_ns, offset, device, inode, path in _rows(
-                maps, "pid", "ts_ns", "offset", "device", "inode", "path"
-            )
-        }
+        self._libraries |= {(device, inode) for device, inode in _rows(executable, "device", "inode") if inode}
+        for pid, ts_ns, offset, device, inode, path in _rows(maps, "pid", "ts_ns", "offset", "device", "inode", "path"):
+            self._mapped[pid, ts_ns] = offset, (device, inode), path
+
+    def forget_mapped(self, n: int) -> None:
+        """Keeps the newest `n` of what mmap calls were told to map."""
+        for key in list(self._mapped)[: max(len(self._mapped) - n, 0)]:
+            del self._mapped[key]
 
     def number(self, region: Region) -> int:
         found = self._numbers.get(region)
@@ -100,15 +109,17 @@ class Regions:
         """(offset, file, path) of the file that the mmap call of that begin was told to map."""
         return self._mapped.get((pid, begin_ns))
 
-    def anonymous(self, detail: int, length: int, phase: str) -> int:
-        """Memory of no file, mapped by a call in a phase of that name."""
+    def anonymous(self, detail: int, length: int, phase: str | None) -> int:
+        """Memory of no file, mapped by a call in a phase of that name; None: whatever the phase."""
         key = detail, length, phase
         found = self._of_calls.get(key)
         if found is None:
+            if len(self._of_calls) >= _MOST_CALLS:
+                self._of_calls.clear()
             found = self._of_calls[key] = self.number(self._anonymous(*key))
         return found
 
-    def _anonymous(self, detail: int, length: int, phase: str) -> Region:
+    def _anonymous(self, detail: int, length: int, phase: str | None) -> Region:
         if detail & _HUGETLB:
             return Region("hugetlb memory")
         if detail & _STACK:
@@ -122,7 +133,7 @@ class Regions:
         )
         if far <= _BUFFER_ROUNDING:
             return Region(what)
-        return Region(f"anonymous, mapped in {phase}")
+        return Region(ANONYMOUS if phase is None else f"{ANONYMOUS}, mapped in {phase}")
 
 
 class Spaces:
@@ -148,6 +159,11 @@ class Spaces:
         if space.now_ns < ts_ns:
             space.now_ns = ts_ns if ts_ns < _LATEST_NS else _LATEST_NS
         getattr(self, how)(pid, *arguments)
+
+    def forget(self, pid: int) -> None:
+        """That process is over."""
+        self._spaces.pop(pid, None)
+        self._breaks.pop(pid, None)
 
     def forget_past(self) -> None:
         """No time before now will be looked up."""
@@ -216,10 +232,22 @@ def known_changes(
         for row, (ts_ns, pid, begin, end) in enumerate(rows)
         if begin < end <= _LARGEST_ADDRESS
     ]
-    process_of = dict(_rows(threads, "tid", "pid"))
+    changes += fork_changes(threads, dict(_rows(threads, "tid", "pid")))
+    return changes + area_changes(regions, areas)
+
+
+def fork_changes(threads: pd.DataFrame, process_of: Mapping[int, int]) -> list[Change]:
+    """Of rows of schema.THREAD_SCHEMA; `process_of` threads."""
     forks = threads[(threads["tid"] == threads["pid"]) & threads["parent_tid"].notna() & threads["start_ns"].notna()]
-    for pid, parent, start_ns in _rows(forks, "pid", "parent_tid", "start_ns"):
-        changes.append(Change(start_ns, pid, "fork", (process_of.get(parent, parent),)))
+    return [
+        Change(start_ns, pid, "fork", (process_of.get(parent, parent),))
+        for pid, parent, start_ns in _rows(forks, "pid", "parent_tid", "start_ns")
+    ]
+
+
+def area_changes(regions: Regions, areas: pd.DataFrame) -> list[Change]:
+    """Of rows of schema.AREA_SCHEMA."""
+    changes = []
     before = (0, 0, regions.unknown)  # process, end, region of the area before
     columns = ("pid", "ts_ns", "moment", "begin", "end", "offset", "device", "inode", "protection", "path")
     for pid, ts_ns, moment, begin, end, offset, device, inode, protection, path in _rows(areas, *columns):
@@ -243,13 +271,13 @@ def known_changes(
         ):
             region = regions.number(Region("library data", regions.known[before[2]].path))
         else:
-            region = regions.number(Region("anonymous", path))
+            region = regions.number(Region(ANONYMOUS, path))
         before = (pid, end, region)
         changes.append(Change(ts_ns, pid, "fill", (begin, end, region, shift)))
     return changes
 
 
-def event_changes(regions: Regions, calls: Events, pids: list[int], phases: list[str]) -> Iterator[Change]:
+def event_changes(regions: Regions, calls: Events, pids: list[int], phases: Sequence[str | None]) -> Iterator[Change]:
     """The changes that memory calls of an EVENT_DTYPE array make, given with their processes and phases' names.
 
     Unmapping takes effect at the begin of its call, or another thread could have been given the same place before its

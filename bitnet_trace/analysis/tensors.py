@@ -58,15 +58,25 @@ class TensorTable:
 
     def __init__(self, tensors: pd.DataFrame) -> None:
         """`tensors`: Recording.tensors."""
-        table = tensors.sort_values(["path", "offset"], kind="stable").reset_index(drop=True)
-        self.names: list[str] = [str(name) for name in table["name"]]
-        types = zip(table["type_name"].tolist(), table["type"].tolist(), strict=True)
-        self.types: list[str] = [str(number) if pd.isna(name) else str(name) for name, number in types]
-        self.sizes = _whole(table["size_bytes"])
-        self._begins = _whole(table["offset"])
-        self._ends = self._begins + self.sizes
+        self.names: list[str] = []
+        self.types: list[str] = []
+        self.sizes = self._begins = self._ends = np.empty(0, np.int64)
+        self._of_path: dict[str, npt.NDArray[np.intp]] = {}
+        self.add(tensors)
+
+    def add(self, tensors: pd.DataFrame) -> None:
+        """Those of files that are not known yet: numbers stay as they are."""
+        table = tensors[~tensors["path"].isin(list(self._of_path))]
+        table = table.sort_values(["path", "offset"], kind="stable").reset_index(drop=True)
         codes, paths = pd.factorize(table["path"])
-        self._of_path = {str(paths[code]): rows for code, rows in groups(codes.astype(np.int64))}
+        for code, rows in groups(codes.astype(np.int64)):
+            self._of_path[str(paths[code])] = rows + len(self.names)
+        self.names += [str(name) for name in table["name"]]
+        types = zip(table["type_name"].tolist(), table["type"].tolist(), strict=True)
+        self.types += [str(number) if pd.isna(name) else str(name) for name, number in types]
+        sizes, begins = _whole(table["size_bytes"]), _whole(table["offset"])
+        self.sizes = np.append(self.sizes, sizes)
+        self._begins, self._ends = np.append(self._begins, begins), np.append(self._ends, begins + sizes)
 
     def __len__(self) -> int:
         return len(self.names)

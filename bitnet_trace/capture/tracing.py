@@ -215,8 +215,9 @@ class Tracing:
             self._options.view.update(meta, unattached(self._kernel_rows), lost=lost, **more)
 
     def show_names(self) -> None:
-        """Functions that the live view shows by address only are asked for."""
+        """Functions that the live view shows by address only are asked for, and tensors."""
         if self._options.view:
+            self._options.view.name_tensors(self.drain.files, self.parser)
             self._options.view.name_functions(self._spaces, self.parser)
 
     # ---- after its end ----------------------------------------------------------------------------------------------

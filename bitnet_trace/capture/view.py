@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_trace.capture import footprint
 from bitnet_trace.capture.address_spaces import AddressSpaces
+from bitnet_trace.capture.models import tensor_rows
 from bitnet_trace.capture.parser import Parser
 from bitnet_trace.capture.symbols import symbol_rows
 from bitnet_trace.live.model import Frame
@@ -36,6 +37,7 @@ class View:
         self._names_at_s = list(_NAMES_AT_S)
         self._next_s = self._begin_s = time.monotonic()
         self._cpu_ns = time.process_time_ns()
+        self._looked_at: set[tuple[int, int]] = set()  # files
         self._figures: Figures
 
     def begin(self, start_ns: int, cpus: int) -> None:
@@ -66,6 +68,13 @@ class View:
         if addresses:
             self.fold.take("symbols", list(symbol_rows(addresses, spaces, parser, patient=False)))
             footprint.give_back()  # the kernel's symbol table was read
+
+    def name_tensors(self, files: Mapping[tuple[int, int], str], parser: Parser) -> None:
+        """Asks for the tensors of models among the files that were mapped or read since the last time."""
+        new = {key: path for key, path in files.items() if key not in self._looked_at}
+        if new:
+            self._looked_at |= new.keys()
+            self.fold.take("tensors", tensor_rows(new, parser, warnings=[]))  # they are told when the run has ended
 
     def take_write(self) -> bool:
         """Whether the user wants the flight recorder's recording now."""

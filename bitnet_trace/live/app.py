@@ -25,7 +25,7 @@ _MESSAGE_BYTES = 1 << 20
 _MOST_ROWS = 300
 _NOTICES = 2
 _HELP = """\
- 1 … 7, Tab, ← →   choose a tab              s, F6, < >   sort by another column
+ 1 … 8, Tab, ← →   choose a tab              s, F6, < >   sort by another column
  ↑ ↓, PgUp, PgDn   scroll                    r            the other way round
  space             pause, and go on          /            show only rows with a text
  + -               faster, slower (replay); a longer, a shorter interval (live)
@@ -94,7 +94,7 @@ class LiveApp(App[None]):
         yield Static(id="notices")
         yield Input(id="filter", placeholder="show only rows with ...")
         yield Static(
-            Text(" q leave  ? help  space pause  / filter  s sort  r reverse  1-7 tabs  ↑↓ scroll", "dim"), id="keys"
+            Text(" q leave  ? help  space pause  / filter  s sort  r reverse  1-8 tabs  ↑↓ scroll", "dim"), id="keys"
         )
 
     def on_mount(self) -> None:
@@ -132,8 +132,9 @@ class LiveApp(App[None]):
 
     def _tab_bar(self, width: int) -> Text:
         text = Text(no_wrap=True)
+        wide = " " if width >= sum(len(name) + 4 for name in TABS) else ""
         for number, name in enumerate(TABS):
-            text.append(f" {number + 1} {name} ", "reverse bold" if number == self.tab else "dim")
+            text.append(f" {number + 1} {name}" + wide, "reverse bold" if number == self.tab else "dim")
         if self.wanted:
             text.append(f"  filter: {self.wanted}", "bold yellow")
         return text

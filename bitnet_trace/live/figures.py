@@ -1,5 +1,6 @@
 """Frames of a fold: the figures of a moment, and what changed since the last one."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,15 +9,15 @@ import numpy.typing as npt
 
 from bitnet_trace.analysis.computing import COMPUTES_SHARE
 from bitnet_trace.analysis.tables import COMPUTE_MIN_SHARE, ENGINE_CALL_NAMES, IO_URING_COMMS
-from bitnet_trace.columns import COUNTERS
+from bitnet_trace.columns import COUNTERS, PLACE_SUMS
 from bitnet_trace.live.fold import Fold, PhaseTotals
-from bitnet_trace.live.model import Frame, FunctionLine, ThreadLine, TokenLine
+from bitnet_trace.live.model import Frame, FunctionLine, PlaceLine, ThreadLine, TokenLine
 from bitnet_trace.live.notices import Computed, notices
 from bitnet_trace.live.phase_book import NAMES
 from bitnet_trace.live.sums import KEY_SHIFT, LOW_WORD, by_group, counter
 from bitnet_trace.recording.layout import COUNTER_FIELDS
 
-N_TOKENS, N_FUNCTIONS = 100, 100
+N_TOKENS, N_FUNCTIONS, N_PLACES = 100, 100, 250
 _PART_COUNTERS = ("cpu_ns", "offcpu_ns", "runq_wait_ns", "futex_wait_ns", "read_ns", "fault_ns")
 _CALL_CODES = [NAMES.index(name) for name in ENGINE_CALL_NAMES]
 
@@ -31,6 +32,7 @@ class Figures:
         self._before: dict[int, dict[str, int]] = {}
         self._spins_before: dict[int, tuple[int, int]] = {}
         self._samples_before: dict[tuple[str, str], int] = {}
+        self._faults_before: dict[tuple[str, str | None, bool], int] = {}
         self._last_ns: int | None = None
         self._events_before = 0
         self._found: dict[str, Any] = {}
@@ -92,6 +94,7 @@ class Figures:
             threads=self._threads(unique, by_tid, roles, now_ns, interval_ns),
             tokens=tokens,
             functions=self._functions(),
+            places=self._places(interval_ns, blind or set()),
             by_phase=by_phase,
             durations={name: one.histogram for name, one in of_engine.items()},
             durations_ns={name: one.ended_ns for name, one in of_engine.items()},
@@ -217,6 +220,28 @@ class Figures:
                 now_pct=100 * new[key] / n_new if n_new > 0 else None,
             )
             for key, (samples, role) in ranked
+        ]
+
+    def _places(self, interval_ns: int, blind: set[str]) -> list[PlaceLine]:
+        """Regions, then tensors, those with the most faults first."""
+        known = [column.key for column in PLACE_SUMS if not blind.intersection(column.needs)]
+        counts: dict[tuple[str, str | None, bool], Counter[str]] = {}
+        for name, path, is_tensor, sums in self._fold.places.rows():
+            counts.setdefault((name, path, is_tensor), Counter()).update(sums)
+        faults = {key: sums["faults_minor"] + sums["faults_major"] for key, sums in counts.items()}
+        before, self._faults_before = self._faults_before, faults
+        ranked = sorted(
+            counts, key=lambda key: (key[2], -faults[key] - counts[key]["faults_populate"], -counts[key]["read_bytes"])
+        )
+        return [
+            PlaceLine(
+                *key,
+                faults_per_s=(faults[key] - before.get(key, 0)) * 1e9 / max(interval_ns, 1)
+                if "faults_minor" in known
+                else None,
+                sums={name: counts[key][name] for name in known},
+            )
+            for key in ranked[:N_PLACES]
         ]
 
     def _computed(

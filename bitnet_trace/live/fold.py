@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.fold import fold_batch
 from bitnet_trace.live.phase_book import NAMES, PhaseBook
+from bitnet_trace.live.places import Places
 from bitnet_trace.live.samples import SampleSums
 from bitnet_trace.live.stragglers import Stragglers
 from bitnet_trace.live.sums import KEY_SHIFT, LOW_WORD, NOTHING, Sums, added, stored_sums
@@ -67,6 +68,7 @@ class Fold:
         self.threads = ThreadTable()
         self.samples = SampleSums(self.book)
         self.stragglers = Stragglers()
+        self.places = Places(self.book, self.threads)
         self.n_events = 0
         self.latest_ns = 0
         self.callers: set[int] = set()  # processes that called the engine
@@ -93,14 +95,21 @@ class Fold:
             self._add(stored_sums(rows))
         elif stream == "windows":
             self.stragglers.take_windows(rows)
-        elif stream in ("maps", "areas"):
+        elif stream == "maps":
             self._take_files(rows)
+            self.places.take_maps(rows)
+        elif stream == "areas":
+            self._take_files(rows)
+            self.places.take_areas(rows)
+        elif stream == "tensors":
+            self.places.take_tensors(rows)
         elif stream in ("samples", "stacks", "symbols"):
             self.samples.take(stream, rows)
 
     def finish(self) -> None:
         """Nothing comes any more: what waited for the word of its phase is folded now."""
         self._take_events(_NO_EVENTS, all_of_it=True)
+        self.places.finish()
 
     def settle(self) -> None:
         """To be called now and then: what is old is put together."""
@@ -138,6 +147,7 @@ class Fold:
         self.samples.forget(gone)
         for pid in gone:
             self.book.forget(pid)
+            self.places.forget(pid)
             if self.first_result is None or pid != self.first_result["pid"]:
                 self.first_ns.pop(pid, None)
         for key in [key for key in self._totals if key[0] in gone]:
@@ -189,6 +199,7 @@ class Fold:
 
     def _take_threads(self, rows: list[Mapping[str, Any]]) -> None:
         self.threads.take_rows(rows)
+        self.places.take_threads(rows)
         for row in rows:
             if row["end_ns"] is None:
                 self.book.begun(int(row["pid"]))
@@ -220,7 +231,6 @@ class Fold:
         self.n_events += len(batch)
         if len(batch):
             self.latest_ns = max(self.latest_ns, int(batch["ts_ns"].max()))
-            self.threads.take_events(batch)
         if len(self._held_back):
             batch = np.concatenate([self._held_back, batch])
         # the word of a phase may come after that of what happened in it: durations are split at its edges
@@ -229,9 +239,11 @@ class Fold:
         if not all_of_it and late.any():
             self._held_back, batch = batch[late], batch[~late]
         if len(batch):
-            events = ByKind(batch)
+            events, edges = ByKind(batch), self.book.edges()
+            self.threads.take_events(events)
             self.stragglers.take_events(events)
-            self._add(Sums.of(fold_batch(events, self.book.edges())))
+            self.places.take_events(events, edges)
+            self._add(Sums.of(fold_batch(events, edges)))
 
     def _add(self, sums: Sums) -> None:
         codes = self.book.codes_of((sums.keys >> KEY_SHIFT).astype(np.uint32))

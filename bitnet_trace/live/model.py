@@ -53,6 +53,17 @@ class FunctionLine:
 
 
 @dataclass(frozen=True)
+class PlaceLine:
+    """A region of memory, or a tensor of a model. `sums`: by columns.PLACE_SUMS; what is missing is not known."""
+
+    name: str
+    path: str | None
+    is_tensor: bool
+    faults_per_s: float | None
+    sums: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Notice:
     """A finding: what is wrong, and what to do."""
 
@@ -90,6 +101,7 @@ class Frame:
     threads: list[ThreadLine] = field(default_factory=list)
     tokens: list[TokenLine] = field(default_factory=list)
     functions: list[FunctionLine] = field(default_factory=list)
+    places: list[PlaceLine] = field(default_factory=list)
     by_phase: list[dict[str, Any]] = field(default_factory=list)
     durations: dict[str, list[int]] = field(default_factory=dict)  # of phases, by name: PhaseTotals.histogram
     durations_ns: dict[str, int] = field(default_factory=dict)  # of the same phases, the sums
@@ -108,4 +120,10 @@ class Frame:
         return Frame(**values)
 
 
-_LISTS: dict[str, Any] = {"threads": ThreadLine, "tokens": TokenLine, "functions": FunctionLine, "notices": Notice}
+_LISTS: dict[str, Any] = {
+    "threads": ThreadLine,
+    "tokens": TokenLine,
+    "functions": FunctionLine,
+    "places": PlaceLine,
+    "notices": Notice,
+}

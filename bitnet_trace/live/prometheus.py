@@ -55,7 +55,7 @@ class Exporter:
     def __call__(self, frame: Frame) -> bool:
         """Never enough."""
         values = json.loads(frame.to_json())
-        values.update(threads=[], tokens=[], functions=[])
+        values.update(threads=[], tokens=[], functions=[], places=[])
         with contextlib.suppress(OSError):  # a scrape that hangs holds nobody up
             self._socket.send(json.dumps(values).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         return False

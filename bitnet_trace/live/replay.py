@@ -32,6 +32,9 @@ class Replay:
         self._stacks = _array(recording.stacks, STACK_ROW_DTYPE)
         self._stacks = self._stacks[self._stacks["level"] == 0]
         self._windows = recording.windows
+        # tensors last: models that are mapped are waited for
+        files = {"areas": recording.areas, "maps": recording.maps, "tensors": recording.tensors}
+        self._files = {name: [_plain(row) for row in table.to_dict("records")] for name, table in files.items()}
         self._counters = _array(recording.stored_counters, COUNTER_DTYPE)
         meta = recording.meta
         edges = [row[key] for row in self._phases for key in ("begin_ns", "end_ns") if row[key] is not None]
@@ -53,8 +56,8 @@ class Replay:
         self._at_ns = -1
         self._fold.take("stacks", self._stacks)
         self._fold.take("symbols", self._recording.symbols.to_dict("records"))
-        self._fold.take("areas", self._recording.areas[["path"]].dropna().to_dict("records"))
-        self._fold.take("maps", self._recording.maps[["path"]].dropna().to_dict("records"))
+        for stream, rows in self._files.items():
+            self._fold.take(stream, rows)
         self._fold.take("scheduling", [])
 
     def advance(self, to_ns: int) -> Frame:

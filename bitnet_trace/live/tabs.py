@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bitnet_trace.columns import COUNTERS, PARTS, Column
+from bitnet_trace.columns import COUNTERS, PARTS, PLACE_SUMS, Column
 from bitnet_trace.live.model import Frame
 from bitnet_trace.printable import printable
 from bitnet_trace.render.format import MISSING, amount, cell, duration
@@ -117,6 +117,23 @@ def functions(frame: Frame) -> Table:
     return Table(["self%", "now%", "samples", "what for", "function", "module"], rows, left={3, 4, 5}, sort=0)
 
 
+def faults(frame: Frame) -> Table:
+    """By region of memory and by tensor."""
+    columns = [column for column in PLACE_SUMS if column.key != "bytes"]  # these are faults, counted in 4 KiB
+    rows = [
+        [
+            _text(one.name),
+            _text("tensor" if one.is_tensor else "region"),
+            _count(one.faults_per_s),
+            *((cell(one.sums.get(column.key), column), one.sums.get(column.key)) for column in columns),
+            _text(None if one.path is None else one.path.rsplit("/", 1)[-1]),
+        ]
+        for one in frame.places
+    ]
+    titles = ["where", "is a", "faults/s", *(column.title for column in columns), "file"]
+    return Table(titles, rows, left={0, 1, len(titles) - 1})
+
+
 def _by_phase(name: str) -> Callable[[Frame], Table]:
     columns = [column for column in COUNTERS if column.group in _GROUPS[name]]
     head = (Column("n", "n", "count", ""), Column("dur_ns", "duration", "ns", "")) if name == "Phases" else ()
@@ -140,4 +157,5 @@ TABS: dict[str, Callable[[Frame], Table]] = {
     "Memory": _by_phase("Memory"),
     "Scheduling": _by_phase("Scheduling"),
     "I/O": _by_phase("I/O"),
+    "Faults": faults,
 }

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.recording.layout import DURATION_ONLY, Kind, SwitchFlag
 
 _MOST_ENDED = 256  # threads that have ended and are kept
@@ -72,25 +73,29 @@ class ThreadTable:
         if tid in self.by_tid:
             self.by_tid[tid].policy = name + detail
 
-    def take_events(self, batch: npt.NDArray[np.void]) -> None:
-        """EVENT_DTYPE, in the order of time: the last switch of each thread counts."""
-        kinds = batch["kind"]
-        rows = np.flatnonzero((kinds == Kind.SWITCH_OUT) | (kinds == Kind.SWITCH_IN))
-        if len(rows) > _TAIL:  # threads that switch often are among the last: the others are looked for
-            tids = batch["tid"][rows] & _LARGEST_TID
-            often = np.zeros(_LARGEST_TID + 1, bool)
-            often[tids[-_TAIL:]] = True
-            rows = np.concatenate([rows[:-_TAIL][~often[tids[:-_TAIL]]], rows[-_TAIL:]])
-        rows = rows[batch["arg0"][rows] < DURATION_ONLY]
-        place, tids = pd.factorize(batch["tid"][rows])
-        last = np.empty(len(tids), np.intp)
-        last[place] = rows  # of those with one place the last stays
-        for ts_ns, tid, _phase, kind, cpu, arg0, _arg1, _arg2 in batch[last].tolist():
+    def take_events(self, events: ByKind) -> None:
+        """The last switch of each thread counts."""
+        last = [event for kind in (Kind.SWITCH_OUT, Kind.SWITCH_IN) for event in _last_by_tid(events.of(kind)).tolist()]
+        for ts_ns, tid, _phase, kind, cpu, arg0, _arg1, _arg2 in sorted(last):
             thread = self.by_tid.get(tid)
             if thread is None or thread.state == "X" or ts_ns < thread.since_ns:
                 continue
             thread.since_ns, thread.cpu = ts_ns, cpu
             thread.state = "R" if kind == Kind.SWITCH_IN else _state(arg0)
+
+
+def _last_by_tid(events: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Of each thread the last event, in any order; EVENT_DTYPE, in the order of time."""
+    if len(events) > _TAIL:  # threads that switch often are among the last: the others are looked for
+        tids = events["tid"] & _LARGEST_TID
+        often = np.zeros(_LARGEST_TID + 1, bool)
+        often[tids[-_TAIL:]] = True
+        events = np.concatenate([events.compress(~often[tids]), events[-_TAIL:]])
+    events = events[events["arg0"] < DURATION_ONLY]
+    place, tids = pd.factorize(events["tid"])
+    last = np.empty(len(tids), np.intp)
+    last[place] = np.arange(len(events))  # of those with one place the last stays
+    return events[last]
 
 
 def _state(arg0: int) -> str:

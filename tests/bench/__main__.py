@@ -1,4 +1,4 @@
-"""`python -m tests.bench [start] [steady] [overhead] [attached] [reports] [naive] [intervals]`: all when nothing is named."""
+"""`python -m tests.bench [WHAT ...]`: how long the tool takes and what it costs; all of it when nothing is named."""
 
 import argparse
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 from bitnet_trace import __version__, host
 from bitnet_trace.commands.demo import decode_command, make_model
 from bitnet_trace.recording.reader import open_recording
-from tests.bench import attached, intervals, naive, overhead, reports, start, steady
+from tests.bench import attached, folding, intervals, naive, overhead, reports, start, steady
 
-_ALL = ["start", "steady", "overhead", "attached", "reports", "naive", "intervals"]
+_ALL = ["start", "steady", "overhead", "attached", "reports", "folding", "naive", "intervals"]
 
 
 def spread(values: list[float]) -> str:
@@ -70,6 +70,11 @@ def bench_reports(folder: Path, recording: Path | None) -> None:
         shutil.rmtree(large)
 
 
+def bench_folding(rounds: int) -> None:
+    print(f"\nthe live view folds {folding.N_EVENTS:,} events of an interval, ms of CPU time, {rounds} times")
+    print(f"  {spread(folding.measure(rounds)[0])}")
+
+
 def bench_naive(rounds: int) -> None:
     command = decode_command(make_model("tiny", None), 64, None)
     print(f"\na token's time when functions are counted without windows, {rounds} pairs: {' '.join(command)}")
@@ -111,6 +116,8 @@ def main() -> None:
             bench_attached(Path(folder))
         if "reports" in options.what:
             bench_reports(Path(folder), options.recording)
+        if "folding" in options.what:
+            bench_folding(options.rounds)
         if "naive" in options.what:
             bench_naive(min(options.rounds, 5))
         if "intervals" in options.what:
