@@ -21,7 +21,7 @@ from bitnet_trace.recording.layout import EVENT_DTYPE, FaultFlag, Kind
 
 WHAT = "barriers"
 WITH_BARRIERS = (WHAT, "operations")  # windows in which barriers are recorded
-MOST_ENTRIES = 500_000  # enough for every share and quantile that is shown; they are matched in memory
+MOST_ENTRIES = 200_000  # enough for every share and quantile that is shown; they are matched in memory
 _KINDS = (Kind.BARRIER, Kind.FAULT, Kind.MIGRATE)
 
 Events = npt.NDArray[np.void]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bitnet_trace.analysis import poisson
 from bitnet_trace.engines.kernels import known_kernels
 from bitnet_trace.engines.names import plain
 from bitnet_trace.engines.probes import Kernel
@@ -174,12 +175,8 @@ def _figures(
 
 
 def _interval(samples: int, calls_error: float) -> tuple[float, float]:
-    """95 % interval of a number of samples (Poisson's, exactly: Garwood 1936), wider by the relative error of the calls
-    that they are divided by."""
-    from scipy import special  # 0.1 s to import
-
-    tail = (1 - _CONFIDENCE) / 2
-    below = 1 - float(special.gammaincinv(samples, tail)) / samples
-    above = float(special.gammaincinv(samples + 1, 1 - tail)) / samples - 1
-    low, high = math.hypot(below, calls_error), math.hypot(above, calls_error)
+    """95 % interval of a number of samples (Poisson's, exactly), wider by the relative error of the calls that they
+    are divided by."""
+    least, most = poisson.interval(samples, _CONFIDENCE)
+    low, high = math.hypot(1 - least / samples, calls_error), math.hypot(most / samples - 1, calls_error)
     return max(samples * (1 - low), 0.0), samples * (1 + high)

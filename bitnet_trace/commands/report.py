@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from bitnet_trace.commands.files import in_color, put_out, refuse_existing, with_output
+from bitnet_trace.recording.checksums import of_streams
 
 
 @click.command(short_help="Show a recording.")
@@ -32,12 +33,13 @@ def report(recording: Path, form: str, output: Path | None, force: bool) -> None
 
 
 def _rendered(recording: Path, form: str, color: bool) -> str:
-    # pandas and pyarrow take half a second to import: --help does without.
-    from bitnet_trace.analysis.report import build_report
-    from bitnet_trace.recording.reader import open_recording
-    from bitnet_trace.render import json, markdown, text
+    with of_streams(recording) as checksums:
+        # pandas and pyarrow take half a second to import: --help does without.
+        from bitnet_trace.analysis.report import build_report
+        from bitnet_trace.recording.reader import open_recording
+        from bitnet_trace.render import json, markdown, text
 
-    built = build_report(open_recording(recording))
+        built = build_report(open_recording(recording, checksums))
     if form == "json":
         return json.render(built)
     if form == "markdown":

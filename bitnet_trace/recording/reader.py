@@ -6,9 +6,8 @@ take back. Nothing in a file is trusted: schema and every batch are checked befo
 
 import os
 import stat
-import zlib
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bitnet_trace.errors import TraceError
+from bitnet_trace.recording.checksums import STREAM_SUFFIX, Checksums, of_streams
 from bitnet_trace.recording.flatbuffer import has_header, is_compressed
 from bitnet_trace.recording.layout import EVENT_DTYPE
 from bitnet_trace.recording.meta import count, load_meta
-from bitnet_trace.recording.schema import NULLABLE, SCHEMAS, STREAM_SUFFIX, TIMES
+from bitnet_trace.recording.schema import NULLABLE, SCHEMAS, TIMES
 
 _PANDAS_TYPES = {
     pa.uint32(): pd.Int64Dtype(),
@@ -178,8 +178,8 @@ class Recording:
         return frame
 
 
-def open_recording(path: str | os.PathLike[str]) -> Recording:
-    """Opens the recording folder at `path`.
+def open_recording(path: str | os.PathLike[str], checksums: Checksums | None = None) -> Recording:
+    """Opens the recording folder at `path`; `checksums`: of its streams, where they are under way already.
 
     A stream that is missing is empty; one that ends in the middle keeps its whole batches and is told in `warnings`.
     Raises TraceError where `path` is no recording, its meta.json is unreadable, or a stream holds other columns.
@@ -194,14 +194,13 @@ def open_recording(path: str | os.PathLike[str]) -> Recording:
     if not complete:
         warnings.append("the recording was cut short or is still being made")
     batches: dict[str, list[pa.RecordBatch]] = {}
-    # Checksums are made while the streams are read: zlib lets other threads run.
-    with ThreadPoolExecutor(1) as worker:
-        files = {name: folder / (name + STREAM_SUFFIX) for name in _checksums(meta) if complete}
-        # a pipe would never end
-        checksums = {name: worker.submit(_crc32, path) for name, path in files.items() if path.is_file()}
+    with ExitStack() as stack:
+        if complete and checksums is None:
+            checksums = stack.enter_context(of_streams(folder))
         for name in SCHEMAS:
             batches[name], damage = _read_stream(folder / (name + STREAM_SUFFIX), name)
-            damage = damage or (_difference(name, batches[name], meta, checksums.get(name)) if complete else None)
+            if complete and checksums is not None:
+                damage = damage or _difference(name, batches[name], meta, checksums)
             if damage is not None:
                 warnings.append(damage)
                 complete = False
@@ -271,36 +270,17 @@ def _checked(message: pa.ipc.Message, schema: pa.Schema, name: str) -> pa.Record
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[name])
 
 
-def _checksums(meta: dict[str, Any]) -> dict[str, int]:
-    """Of the streams for which the writer noted one."""
-    noted = {name: count(meta.get("crc32", {}).get(name)) for name in SCHEMAS}
-    return {name: checksum for name, checksum in noted.items() if checksum is not None}
-
-
-def _difference(
-    name: str, batches: list[pa.RecordBatch], meta: dict[str, Any], checksum: "Future[int | None] | None"
-) -> str | None:
+def _difference(name: str, batches: list[pa.RecordBatch], meta: dict[str, Any], checksums: Checksums) -> str | None:
     """In what the stream of a whole recording is not what was written; None: in nothing that can be told."""
     file_name = name + STREAM_SUFFIX
     stored = count(meta["rows"].get(name, 0)) if "rows" in meta else None
     n_rows = sum(batch.num_rows for batch in batches)
     if stored is not None and n_rows != stored:
         return f"{file_name} holds {n_rows} of {stored} rows"
-    if checksum is not None and checksum.result() != _checksums(meta)[name]:
+    noted = count(meta.get("crc32", {}).get(name))
+    if noted is not None and checksums.of(file_name) not in (None, noted):
         return f"{file_name} is not as it was written: some of its values are wrong"
     return None
-
-
-def _crc32(path: Path) -> int | None:
-    """None: it cannot be read."""
-    checksum = 0
-    try:
-        with path.open("rb") as file:
-            while data := file.read(1 << 20):
-                checksum = zlib.crc32(data, checksum)
-    except OSError:
-        return None
-    return checksum
 
 
 def _check_processes(folder: Path, phases: list[pa.RecordBatch]) -> None:

@@ -9,7 +9,6 @@ SCHEMA_VERSION = 1
 
 META_NAME = "meta.json"
 META_TEMPORARY_NAME = "meta.json.tmp"
-STREAM_SUFFIX = ".arrows"
 LOG_NAMES = ("stdout.log", "stderr.log")
 # Streams that other parts of the tool add to a recording; named here so that --force may replace them.
 STREAM_NAMES = (

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from bitnet_trace.errors import TraceError
 from bitnet_trace.recording.arrays import from_numpy, from_values
+from bitnet_trace.recording.checksums import STREAM_SUFFIX
 from bitnet_trace.recording.layout import EVENT_DTYPE
 from bitnet_trace.recording.schema import (
     COUNTER_DTYPE,
@@ -33,7 +34,6 @@ from bitnet_trace.recording.schema import (
     SCHEMAS,
     STACK_ROW_DTYPE,
     STREAM_NAMES,
-    STREAM_SUFFIX,
 )
 
 # Arrow columnar format, "IPC Streaming Format": continuation marker and a metadata length of zero.

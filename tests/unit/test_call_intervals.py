@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special
 
+from bitnet_trace.analysis import poisson
 from bitnet_trace.analysis.calls import _interval, counted
 from bitnet_trace.analysis.durations import _edges, durations
 
@@ -65,6 +67,14 @@ def test_a_token_without_a_call_counts_as_none():
     recording.calls = recording.calls[recording.calls["begin_ns"] > first]
     other = counted(recording, phases)["hot"]
     assert other.n_tokens == 1 or 100 <= other.per_token * 2 < 1000
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 40, 300, 5000, 10_000_000])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_intervals_of_counts_are_those_of_scipy(n, confidence):
+    tail = (1 - confidence) / 2
+    expected = special.gammaincinv(n, tail), special.gammaincinv(n + 1, 1 - tail)
+    assert poisson.interval(n, confidence) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("samples", "error"), [(3, 0.0), (30, 0.0), (300, 0.0), (300, 0.1)])
