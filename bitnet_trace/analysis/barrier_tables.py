@@ -48,7 +48,12 @@ def barrier_report(
     arrivals = barriers.arrivals.assign(name=name_of.reindex(barriers.arrivals["phase"]).to_numpy())
     calls = phases[phases["id"].isin(barriers.calls["id"])]
     spinning = _Spinning(recording, profile, name_of)
-    by_phase = _by_phase(phases, calls, instances, arrivals, spinning)
+    parts = barriers.parts.assign(
+        name=name_of.reindex(barriers.parts["id"]).to_numpy(),
+        dur_ns=(barriers.parts["end_ns"] - barriers.parts["begin_ns"]).astype(np.int64),
+    )
+    seen = pd.concat([calls[["id", "name", "dur_ns"]], parts[["id", "name", "dur_ns"]]]) if len(parts) else calls
+    by_phase = _by_phase(phases, calls, parts, instances, arrivals, spinning)
     late = instances[instances["late_ns"] > 0]
     # a column for each that may be the straggler: a damaged recording may have any number of threads
     latest = late.groupby("last_tid")["late_ns"].sum().nlargest(_MAX_LATE_THREADS).index
@@ -60,8 +65,8 @@ def barrier_report(
     return BarrierReport(
         summary=_summary(recording, by_phase, barriers, spinning),
         by_phase=by_phase,
-        by_thread=_by_thread(calls, late, arrivals, spinning, names, counting),
-        stragglers=_stragglers(calls, late, names, counting),
+        by_thread=_by_thread(seen, late, arrivals, spinning, names, counting),
+        stragglers=_stragglers(seen, late, names, counting),
         late_by_call=late_by_call,
     )
 
@@ -73,7 +78,7 @@ def _summary(recording: Recording, by_phase: pd.DataFrame, barriers: Barriers, s
     skews = Distribution()
     skews.add(barriers.instances["skew_ns"].to_numpy(dtype=np.int64))
     decode = by_phase[by_phase["phase"] == "decode"]
-    seen = len(barriers.calls)
+    seen = len(barriers.calls) + len(barriers.parts)
     reason = meta.get("reason")
     if not len(windows):
         reason = reason if isinstance(reason, str) else _NO_WINDOW
@@ -84,9 +89,11 @@ def _summary(recording: Recording, by_phase: pd.DataFrame, barriers: Barriers, s
         "reason": reason,
         "count": len(barriers.instances) if seen else None,
         "entries": len(barriers.arrivals) if seen else None,
-        "calls_seen": seen,
+        "calls_seen": len(barriers.calls),
+        "parts_seen": len(barriers.parts),
         "calls_uneven": barriers.n_uneven,
         "calls_disordered": barriers.n_disordered,
+        "parts_unplaced": barriers.n_unplaced,
         "tokens_seen": 0 if one is None else int(one["calls_seen"]),
         "per_token": None if one is None or pd.isna(one["per_call"]) else float(one["per_call"]),
         "count_estimate": _sum_or_none(by_phase["count_estimate"]),
@@ -112,7 +119,12 @@ def _summary(recording: Recording, by_phase: pd.DataFrame, barriers: Barriers, s
 
 
 def _by_phase(
-    phases: pd.DataFrame, calls: pd.DataFrame, instances: pd.DataFrame, arrivals: pd.DataFrame, spinning: "_Spinning"
+    phases: pd.DataFrame,
+    calls: pd.DataFrame,
+    parts: pd.DataFrame,
+    instances: pd.DataFrame,
+    arrivals: pd.DataFrame,
+    spinning: "_Spinning",
 ) -> pd.DataFrame:
     rows = []
     for name in _NAMES:
@@ -120,7 +132,9 @@ def _by_phase(
         if not n_calls:
             continue
         seen, own = calls[calls["name"] == name], instances[instances["name"] == name]
-        dur_ns = int(seen["dur_ns"].sum())
+        of_parts = parts[parts["name"] == name]
+        any_seen, whole = len(seen) + len(of_parts) > 0, int(own["phase"].isin(seen["id"]).sum())
+        dur_ns = int(seen["dur_ns"].sum()) + int(of_parts["dur_ns"].sum())
         wait_ns = int(arrivals.loc[arrivals["name"] == name, "wait_ns"].sum())
         n_threads = int(arrivals.loc[arrivals["name"] == name, "tid"].nunique())
         skews = Distribution()
@@ -131,11 +145,12 @@ def _by_phase(
                 "phase": name,
                 "calls": n_calls,
                 "calls_seen": len(seen),
-                "count": len(own) if len(seen) else pd.NA,
-                "per_call": len(own) / len(seen) if len(seen) else pd.NA,
-                "count_estimate": round(len(own) / len(seen) * n_calls) if len(seen) else pd.NA,
-                "threads": n_threads if len(seen) else pd.NA,
-                "wait_ns": wait_ns if len(seen) else pd.NA,
+                "parts_seen": len(of_parts),
+                "count": len(own) if any_seen else pd.NA,
+                "per_call": whole / len(seen) if len(seen) else pd.NA,
+                "count_estimate": round(whole / len(seen) * n_calls) if len(seen) else pd.NA,
+                "threads": n_threads if any_seen else pd.NA,
+                "wait_ns": wait_ns if any_seen else pd.NA,
                 "wait_pct": 100 * wait_ns / (dur_ns * n_threads) if dur_ns and n_threads else pd.NA,
                 **{f"skew_{key}_ns": quantiles.get(key, pd.NA) for key in ("p50", "p90", "max")},
                 "spin_pct": spinning.share(None, name),

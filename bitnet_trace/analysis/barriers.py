@@ -2,11 +2,11 @@
 
 Every thread enters each barrier once, so the k-th entries of a call's threads at one barrier are one instance of it. No
 thread can enter an instance before the one before was complete. A call in which that is not so, or in which threads
-entered a different number of times, is not used, and counted.
+entered a different number of times, is not used, and counted. Of long calls there are parts: barrier_parts.py.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis.absences import Absences, join
+from bitnet_trace.analysis.barrier_parts import parts_in_windows, whole_groups
 from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.lateness import CAUSES, Held, held_up
 from bitnet_trace.analysis.split import Ints, as_time
@@ -38,7 +39,8 @@ class Barriers:
     thread), what that came of in a column of ns for each of CAUSES, the largest as `cause` (None: nobody was late), and
     of that, where it can be told, by_tid (who ran instead) or by_reason (the wait_reason that it slept in), else -1.
 
-    `calls`: the rows of phases that have any; `n_uneven` and `n_disordered`: calls that were not used.
+    `calls`: the rows of phases that have any; `n_uneven` and `n_disordered`: calls that were not used. `parts`: of
+    other calls, id, begin_ns and end_ns of each part that has any; `n_unplaced`: parts that were not used.
     """
 
     arrivals: pd.DataFrame
@@ -46,15 +48,18 @@ class Barriers:
     calls: pd.DataFrame
     n_uneven: int
     n_disordered: int
+    parts: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["id", "begin_ns", "end_ns"]))
+    n_unplaced: int = 0
 
 
 class BarrierEvents:
-    """The events of calls that lie wholly in a window, gathered batch by batch."""
+    """The events of calls that lie wholly in a window, and of parts of long ones, gathered batch by batch."""
 
     def __init__(self, windows: pd.DataFrame, phases: pd.DataFrame) -> None:
-        """`windows`: as windows_read has them. `phases` has id, role, begin_ns, end_ns and overlapped."""
+        """`windows`: as windows_read has them. `phases` has id, role, begin_ns, end_ns, n_tokens and overlapped."""
         self.calls = calls_in_windows(windows, phases)
-        self._ids = np.sort(self.calls["id"].to_numpy(dtype=np.int64))
+        self._parts = parts_in_windows(windows, phases)
+        self._ids = np.union1d(self.calls["id"].to_numpy(dtype=np.int64), self._parts["id"].to_numpy(dtype=np.int64))
         self._events: dict[int, list[Events]] = {kind: [np.empty(0, EVENT_DTYPE)] for kind in _KINDS}
         self._absences: list[Absences] = []
 
@@ -71,7 +76,29 @@ class BarrierEvents:
         """All instances. Where no switches were recorded (`--detail counts`) all lateness counts as slower."""
         entries, faults, moves = (np.concatenate(self._events[kind]) for kind in _KINDS)
         timed = (faults["arg0"] & (FaultFlag.NO_LATENCY | FaultFlag.FAILED)) == 0
-        return match(entries, self.calls, join(self._absences), faults[timed], moves)
+        held_by = join(self._absences), faults[timed], moves
+        parts = whole_groups(entries, self._parts)
+        # each part is matched as a call of its own, under a number that no call has
+        whole_ids, n = self.calls["id"].to_numpy(dtype=np.int64), len(parts.table)
+        own = np.setdiff1d(np.arange(len(whole_ids) + n), whole_ids)[:n]
+        numbered = parts.entries.copy()
+        numbered["phase"] = own[parts.number]
+        calls = pd.concat([self.calls, parts.table.assign(id=own)]) if n else self.calls
+        in_call = entries[np.isin(entries["phase"], whole_ids)]
+        found = match(np.concatenate([in_call, numbered]), calls, *held_by)
+        of_part = pd.Series(parts.table["id"].to_numpy(), index=own)
+
+        def named(table: pd.DataFrame) -> pd.DataFrame:
+            return table.assign(phase=table["phase"].map(of_part).fillna(table["phase"]).astype(np.int64))
+
+        return replace(
+            found,
+            arrivals=named(found.arrivals),
+            instances=named(found.instances),
+            calls=found.calls[~found.calls["id"].isin(own)],
+            parts=parts.table,
+            n_unplaced=parts.n_unplaced,
+        )
 
 
 def windows_read(windows: pd.DataFrame) -> pd.DataFrame:

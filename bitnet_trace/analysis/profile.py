@@ -20,6 +20,7 @@ _C_LIBRARY = ("libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libc.mus
 COMPLETE_ENOUGH_PCT = 90.0
 SPIN_ROLE = "spin"
 _WAITING = frozenset({SPIN_ROLE, "barrier", "OpenMP runtime", "futex"})
+_TOKENS = ["prefill", "decode"]
 # of the frames around what was inlined: less telling than that
 _FRAMES = frozenset({None, "graph", "matmul", "op", "engine", "unnamed"})
 
@@ -188,18 +189,20 @@ def _commonest(values: "pd.Series[str]") -> str | None:
 
 
 def _grouped(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """samples, self_pct and phase_shares by the keys, most samples first."""
+    """samples, self_pct and phase_shares by the keys, most samples first; of as many, those of prefill and decode."""
     counts = table.groupby([*keys, "phase"], sort=False).size().unstack("phase", fill_value=0)
     samples = counts.sum(axis=1)
     shares = 100 * counts / counts.sum(axis=0)
     result = samples.rename("samples").to_frame()
     result["self_pct"] = 100 * samples / len(table)
+    result["of_tokens"] = counts.reindex(columns=_TOKENS, fill_value=0).sum(axis=1)
     nonzero = [
         {str(phase): round(float(share), 2) for phase, share in row.items() if share}
         for row in shares.to_dict("records")
     ]
     result["phase_shares"] = pd.Series(nonzero, index=result.index, dtype=object)
-    return result.reset_index().sort_values("samples", ascending=False, kind="stable").reset_index(drop=True)
+    ordered = result.reset_index().sort_values(["samples", "of_tokens"], ascending=False, kind="stable")
+    return ordered.drop(columns="of_tokens").reset_index(drop=True)
 
 
 def _spin(table: pd.DataFrame, threads: pd.DataFrame) -> pd.DataFrame:

@@ -208,7 +208,7 @@ class Windows:
         if not computing:
             return _LOOK_INTERVAL_S
         pid, inside = self._random.choice(list(computing.items()))
-        open_s = self._open_for_s(inside)
+        open_s, whole = self._open_for_s(inside)
         groups = self._groups(pid)
         if open_s is None:
             return _LOOK_INTERVAL_S
@@ -225,7 +225,8 @@ class Windows:
                 return _TOO_DEAR_PAUSE_S
             missing_ns = self.governor.forecast_ns(kind.what, int(length_s * kind.slower * 1e9), cpus) - left_ns
             if missing_ns <= 0:
-                self._open(pid, group, length_s, cpus)
+                # of operations and counts only whole calls are of use
+                self._open(pid, group, length_s, whole or group[0].what != BARRIERS, cpus)
                 return _LEAST_PAUSE_S * self._random.uniform(0.5, 1.5)
             credit_ns = missing_ns + max(left_ns, 0)
             text = (
@@ -239,21 +240,22 @@ class Windows:
     def _explain(self, reason: str) -> None:
         self._reasons = dict.fromkeys(self._reasons, reason)
 
-    def _open_for_s(self, inside: bool) -> float | None:
-        """For how long a window has to be open to hold a whole decode call; None: not known yet, or none is made.
+    def _open_for_s(self, inside: bool) -> tuple[float | None, bool]:
+        """For how long a window has to be open, and whether it holds a whole decode call then, or a part of one that
+        lasts; None: not known yet, or none is made.
 
         `inside`: in such a call now.
         """
         before, now = self._calls, (time.monotonic(), self._programs.hits_of(self._decode_cookies))
         if before is not None and now[0] - before[0] < _LEAST_PAUSE_S / 2:
-            return None
+            return None, False
         self._calls = now
         if before is None:
-            return None
+            return None, False
         n = now[1] - before[1]
         if not n:
-            return _LONG_CALL_OPEN_S if inside else None
-        return min(max(_TOKENS_A_WINDOW * (now[0] - before[0]) / n, _LEAST_OPEN_S), _MOST_OPEN_S)
+            return _LONG_CALL_OPEN_S if inside else None, False
+        return min(max(_TOKENS_A_WINDOW * (now[0] - before[0]) / n, _LEAST_OPEN_S), _MOST_OPEN_S), True
 
     def _kinds(self, pid: int) -> list[_Kind]:
         """What can be probed in a process."""
@@ -294,7 +296,7 @@ class Windows:
     def _recorded(self, group: list[_Kind]) -> list[int]:
         return [self._programs.hits_of([one.cookie for one in kind.probes]) for kind in group]
 
-    def _open(self, pid: int, group: list[_Kind], open_s: float, cpus: int) -> None:
+    def _open(self, pid: int, group: list[_Kind], open_s: float, whole: bool, cpus: int) -> None:
         before_ns = time.thread_time_ns()
         hits_before, _ = self._programs.window_hits()
         links: list[int] = []
@@ -306,7 +308,7 @@ class Windows:
             self._programs.open_window(True)
             calls_before = self._programs.hits_of(self._decode_cookies)
             begin_ns = time.monotonic_ns()
-            self._wait_open(group[0], open_s)
+            self._wait_open(group[0], open_s, whole)
             whole_call = self._programs.hits_of(self._decode_cookies) - calls_before > 1
             end_ns = time.monotonic_ns()
         except OSError as error:
@@ -348,12 +350,13 @@ class Windows:
             costs[one.is_end] = max(costs.get(one.is_end, 0), window_hit_ns(one.row["cost_class"], self._hit_ns))
         return sum(costs.values()) / len(costs)
 
-    def _wait_open(self, kind: _Kind, open_s: float) -> None:
-        """Until the window has been open for as long as it should, and its kind of probes lets a whole call through.
+    def _wait_open(self, kind: _Kind, open_s: float, whole: bool) -> None:
+        """Until the window has been open for as long as it should, and, where a whole call is wanted, its kind of
+        probes let one through.
 
         A hot kernel's make a token take many times as long: so many times was it paid for, and that is found out here.
         """
-        if kind.what.startswith(_DURATIONS):
+        if kind.what.startswith(_DURATIONS) or not whole:
             self._stopping.wait(open_s)
             return
         calls = self._programs.hits_of(self._decode_cookies)

@@ -36,6 +36,10 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     windows = summary["windows"]
     what = f"seen: calls that lie wholly in one of {amount(windows['n'])} windows"
     notes = [f"{what}; in all: estimated from those; waits and skews: derived from arrivals; spinning: sampled"]
+    if summary["parts_seen"]:
+        notes.append("parts: of calls of several tokens that outlast a window, from one barrier to another")
+    if summary["parts_unplaced"]:
+        notes.append(f"{amount(summary['parts_unplaced'])} parts were not used: where a barrier begins is not sure")
     if windows["read"] < windows["n"]:
         notes.append(f"of these many windows {amount(windows['read'])} were looked at, spread over the run")
     if unused := summary["calls_uneven"] + summary["calls_disordered"]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from bitnet_trace.analysis.absences import SwitchPairs
+from bitnet_trace.analysis.barriers import BarrierEvents
+from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.findings import Finding
 from bitnet_trace.analysis.report import Report, build_report
 
@@ -142,6 +145,36 @@ def test_a_thread_beside_a_cpu_hog(meet, program):
         assert met.tids[1] in found.threads
         assert name in found.title
     assert met.finding("straggler").threads == (met.tids[1],)
+
+
+@pytest.mark.parametrize(("barrier", "threads"), [("spin", 2), ("futex", 4)])
+@pytest.mark.skipif(N_CPUS < 2, reason="threads that spin need a CPU each")
+def test_parts_of_a_long_prefill(trace, program, tmp_path, barrier, threads):
+    """Windows see a piece from its middle: each barrier in it is one that the program noted, with its last thread."""
+    log = tmp_path / "log"
+    command = [*BEFORE_OTHERS, program("meet.c", "-fopenmp"), barrier, "busy", threads, 1, 9_000, log, 5]
+    done = trace(command, options=OPTIONS)
+    if os.getloadavg()[0] > 2 * N_CPUS and not len(done.recording.windows):
+        pytest.skip("the machine is so busy that no window was opened")
+    prefill = build_report(done.recording).barriers.by_phase.set_index("phase").loc["prefill"]
+    assert (prefill["calls_seen"], prefill["threads"]) == (0, threads)
+    assert prefill["parts_seen"] >= 1
+    gatherer, pairs = BarrierEvents(done.recording.windows, done.recording.phases), SwitchPairs()
+    events = ByKind(done.recording.events)
+    gatherer.add(events, pairs.add(events))
+    found = gatherer.result()
+    assert len(found.instances) == prefill["count"] > 100
+    arrivals_ns = np.fromfile(log, np.uint64).astype(np.int64).reshape(threads, -1)
+    last_ns = arrivals_ns.max(axis=0)
+    # a thread's own reading is a little before its entry is told
+    round_of = np.searchsorted(last_ns, found.instances["last_ns"].to_numpy(np.int64), side="right") - 1
+    assert len(np.unique(round_of)) == len(round_of)
+    assert sum(np.diff(np.sort(round_of)) > 1) <= len(found.parts) - 1 + prefill["count"] // 100
+    tids = np.array([line["tid"] for line in done.lines])
+    came_last = tids[arrivals_ns.argmax(axis=0)][round_of] == found.instances["last_tid"].to_numpy()
+    assert came_last.mean() > 0.9
+    whole_ns = (last_ns[round_of] - arrivals_ns.min(axis=0)[round_of]).sum()
+    assert found.instances["skew_ns"].sum() == pytest.approx(whole_ns, rel=0.05, abs=2_000 * len(round_of))
 
 
 def test_one_thread_too_many(meet):

@@ -1,9 +1,9 @@
-/* An engine whose threads meet at barriers, and what it knows of that: `meet BARRIER PLANT THREADS CALLS ROUNDS LOG`.
+/* An engine whose threads meet at barriers, and what it knows of that: `meet BARRIER PLANT THREADS CALLS ROUNDS LOG [TOKENS]`.
  *
  * BARRIER  spin: ggml's own, thread N on CPU N; futex: one that sleeps; pthread: the C library's; omp: gcc's OpenMP (with
  *          -fopenmp)
  * PLANT    none; busy: the last thread works a millisecond longer before every tenth barrier; sleep: it sleeps that long
- * Each of CALLS calls of llama_decode() takes THREADS threads through ROUNDS barriers. When all is over LOG is written:
+ * Each of CALLS calls of llama_decode(), with TOKENS (1) tokens, takes THREADS threads through ROUNDS barriers. When all is over LOG is written:
  * the time (CLOCK_MONOTONIC, ns, 64 bits) before each barrier, by thread, call and round; and a JSON line for each thread:
  * its place, its number, how often it was delayed. */
 #include "truth.h"
@@ -141,7 +141,7 @@ __attribute__((noipa)) int llama_sampler_sample(void *sampler, void *context, in
 
 int main(int argc, char **argv)
 {
-	struct llama_batch batch = {.n_tokens = 1};
+	struct llama_batch batch = {.n_tokens = argc > 7 ? atoi(argv[7]) : 1};
 	pthread_t threads[MAX_THREADS];
 
 	if (argc < 7 || atoi(argv[3]) > MAX_THREADS)

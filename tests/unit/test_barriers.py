@@ -206,3 +206,88 @@ def test_a_million_entries_take_a_second():
     barriers = match(entries, calls, SwitchPairs().add(ByKind(nothing)), nothing, nothing)
     assert time.process_time() - begin < 2  # half a second on a quiet machine
     assert len(barriers.instances) == n_barriers * n_calls
+
+
+# ---- parts of long calls --------------------------------------------------------------------------------------------
+
+
+def cut(arrivals, *spans, call=(0, 1 << 40)):
+    """The barriers of a prefill of which windows saw the entries in `spans`; `arrivals`: (time, thread)."""
+    seen = [entry(ts, tid) for ts, tid in arrivals if any(begin <= ts <= end for begin, end in spans)]
+    phases = phase_table(phase_row(1, *call, n_tokens=7))
+    gatherer = BarrierEvents(windows(*spans), phases)
+    batch = ByKind(events(*seen))
+    gatherer.add(batch, SwitchPairs().add(batch))
+    return gatherer.result()
+
+
+def meeting(chosen, threads, rounds):
+    """(time, thread) of threads that meet so often, in no order of their own."""
+    found, now = [], 0
+    for _ in range(rounds):
+        ts = sorted(chosen.sample(range(now + 1, now + 1000), threads))
+        found += list(zip(ts, chosen.sample(range(1, threads + 1), threads), strict=True))
+        now = ts[-1]
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_a_part_has_the_barriers_that_lie_wholly_in_it(threads):
+    """But the first: as it was complete the part begins."""
+    chosen = random.Random(100 + threads)
+    arrivals = meeting(chosen, threads, 60)
+    rounds = [sorted(arrivals[i : i + threads]) for i in range(0, len(arrivals), threads)]
+    for _ in range(50):
+        begin, end = sorted(chosen.sample(range(arrivals[-1][0]), 2))
+        barriers = cut(arrivals, (begin, end))
+        whole = [one for one in rounds if begin <= one[0][0] and one[-1][0] <= end]
+        if len(barriers.parts):
+            assert barriers.parts.values.tolist() == [[1, whole[0][-1][0], whole[-1][-1][0]]]
+            assert barriers.instances[["phase", "first_ns", "last_ns", "last_tid"]].values.tolist() == [
+                [1, one[0][0], *one[-1]] for one in whole[1:]
+            ]
+        else:
+            assert len(whole) < 3 or barriers.n_unplaced
+        assert not barriers.n_unplaced or len(whole) < 12
+        assert (barriers.n_uneven, barriers.n_disordered, len(barriers.calls)) == (0, 0, 0)
+
+
+def test_several_parts_of_a_call_are_kept_apart():
+    arrivals = meeting(random.Random(5), 3, 60)
+    end = arrivals[-1][0]
+    barriers = cut(arrivals, (end // 9, end // 3), (end // 2, end))
+    assert len(barriers.parts) == 2
+    gap_ns = barriers.parts["begin_ns"][1] - barriers.parts["end_ns"][0]
+    assert barriers.instances["late_ns"].max() < 1000 < gap_ns
+    assert (
+        barriers.instances["first_ns"].between(barriers.parts["end_ns"][0] + 1, barriers.parts["begin_ns"][1]).sum()
+        == 0
+    )
+
+
+def test_threads_that_come_in_turns_do_not_tell_who_waits_for_whom():
+    """Unless the window saw where the call began, or where it ended."""
+    arrivals = [(100 * i + (60 if tid == 2 else 0), tid) for i in range(1, 50) for tid in (1, 2)]
+    assert cut(arrivals, (350, 2150)).n_unplaced == 1
+    for call in ((390, 1 << 40), (0, 2190)):
+        barriers = cut(arrivals, (305, 2300), call=call)
+        assert (barriers.n_unplaced, set(barriers.instances["last_tid"])) == (0, {2})
+
+
+def test_decoded_tokens_and_calls_seen_whole_have_no_parts():
+    arrivals = meeting(random.Random(1), 2, 60)
+    end = arrivals[-1][0]
+    assert not len(cut(arrivals, (0, end // 2), (end // 2, end + 1), call=(0, end // 3)).parts)
+    phases = phase_table(phase_row(1, 0, end, n_tokens=1), phase_row(2, end, end + 9))
+    gatherer = BarrierEvents(windows((5, end - 5)), phases)
+    gatherer.add(ByKind(events(*(entry(*one) for one in arrivals))), SwitchPairs().add(ByKind(events())))
+    assert not len(gatherer.result().parts)
+
+
+def test_entries_of_any_order_end():
+    """As a damaged recording has them, of as many threads as entries."""
+    chosen, began = random.Random(3), time.monotonic()
+    for threads in (2, 200_000):
+        barriers = cut([(ts, chosen.randrange(threads)) for ts in range(1, 200_000)], (50, 1 << 20))
+        assert barriers.n_unplaced + len(barriers.parts) <= 1
+    assert time.monotonic() - began < 20
