@@ -23,7 +23,6 @@ from bitnet_trace.columns import (
     TOKENS,
     WAITS,
     Column,
-    Format,
 )
 from bitnet_trace.printable import printable
 
@@ -53,14 +52,15 @@ def tidy(report: Report) -> dict[str, pd.DataFrame]:
 
 
 def _plain(table: pd.DataFrame, columns: tuple[Column, ...]) -> pd.DataFrame:
-    return pd.DataFrame({column.key: _column(table[column.key], column.format) for column in columns})
+    return pd.DataFrame({column.key: _column(table[column.key], column) for column in columns})
 
 
-def _column(values: "pd.Series[Any]", form: Format) -> "pd.Series[Any]":
+def _column(values: "pd.Series[Any]", column: Column) -> "pd.Series[Any]":
     values = values.reset_index(drop=True)
-    if form == "text":
+    if column.format == "text":
         return pd.Series([_text(value) for value in values], dtype="string")
-    return values.astype("Float64" if form in ("pct", "rate") else "Int64")
+    is_whole = column.whole and column.format not in ("pct", "rate")
+    return values.astype("Int64" if is_whole else "Float64")
 
 
 def _text(value: Any) -> str | None:

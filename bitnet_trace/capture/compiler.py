@@ -16,6 +16,7 @@ from bitnet_trace.resources import bpf_dir
 _SOURCES = (
     *(
         "state",
+        "thread",
         "counter",
         "wake",
         "phase",

@@ -12,7 +12,7 @@ from bitnet_trace.capture.address_spaces import AddressSpaces
 from bitnet_trace.capture.bpf import Programs
 from bitnet_trace.capture.mappings import MappedFile, areas, key_as_mapped
 from bitnet_trace.capture.parser import Parser
-from bitnet_trace.capture.windows import BARRIERS, OPERATIONS, WindowedFile, WindowProbe, close_files
+from bitnet_trace.capture.window_probes import BARRIERS, OPERATIONS, WindowedFile, WindowProbe, close_files
 from bitnet_trace.engines.found import engine_of, missing_roles
 from bitnet_trace.engines.libraries import Links, linked_files, open_binary
 from bitnet_trace.errors import TraceError

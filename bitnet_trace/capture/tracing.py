@@ -130,7 +130,8 @@ class Tracing:
     def begin(self) -> None:
         """The target is about to be traced: what that costs is counted from here on."""
         from bitnet_trace.capture.governor import Governor
-        from bitnet_trace.capture.windows import BARRIERS, OPERATIONS, Windows
+        from bitnet_trace.capture.window_probes import BARRIERS, OPERATIONS
+        from bitnet_trace.capture.windows import Windows
 
         self.mark("released")
         meter_of = self._placer.rows, lambda: int(self.windows.cpu_ns)

@@ -4,19 +4,29 @@ A thread of its own, because to attach and to detach waits for the kernel's read
 hardly any CPU time meanwhile: the tracer's main loop has to answer stops and signals.
 """
 
-import contextlib
 import math
 import os
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from bitnet_trace.capture.cost import window_hit_ns
 from bitnet_trace.capture.governor import Governor
-from bitnet_trace.capture.mappings import mapped_files
+from bitnet_trace.capture.window_probes import (
+    BARRIERS,
+    DURATIONS,
+    FUNCTION,
+    OPERATIONS,
+    Key,
+    Probed,
+    WindowedFile,
+    WindowProbe,
+    by_program,
+    levels_in,
+    mapped_of,
+)
 
 # A thread that wakes up takes a CPU from the target: seldom, until there is something to do.
 _LOOK_INTERVAL_S = 0.25
@@ -26,16 +36,10 @@ _TOO_DEAR_PAUSE_S = 1.0
 _TOKENS_A_WINDOW = 2.2  # so that one is whole, wherever the window begins
 _LEAST_OPEN_S, _MOST_OPEN_S = 0.003, 5.0
 _MOST_SLOWER = 64.0
+_BURST_S = 0.01  # calls are timed in a part of a token
 _LONG_CALL_OPEN_S = 0.05  # a part of a prefill, or of a token that takes longer
 
-BARRIERS, OPERATIONS = "barriers", "operations"
-_PROGRAMS = {BARRIERS: "enter_barrier", OPERATIONS: "enter_operation"}  # all others: count_function
-_FUNCTION, _DURATIONS = "function:", "durations:"  # how often a function is called, and how long that takes
-_BURST_S = 0.01  # calls are timed in a part of a token
 _NAMES = {BARRIERS: "barrier of a known kind", OPERATIONS: "function that computes an operation"}
-
-Key = tuple[str, int]
-_File = TypeVar("_File")
 
 
 class Programs(Protocol):
@@ -51,54 +55,6 @@ class Programs(Protocol):
     def window_hits(self) -> tuple[int, int]: ...
     def computing(self) -> dict[int, bool]: ...
     def hits_of(self, cookies: list[int]) -> int: ...
-
-
-@dataclass(frozen=True)
-class WindowProbe:
-    """A probe that is attached in windows only: `what` it tells of ("barriers", "operations", "function:NAME"), `row`:
-    its row of meta["probes"], `cookie`: its number in the kernel. `is_end`: where a function returns."""
-
-    what: str
-    cookie: int
-    offset: int
-    level: int
-    row: dict[str, Any]
-    is_end: bool = False
-
-    def tells_of(self, what: str) -> bool:
-        if what.startswith(_DURATIONS):
-            return self.what == _FUNCTION + what.removeprefix(_DURATIONS)
-        return self.what == what and not self.is_end
-
-
-@dataclass
-class WindowedFile:
-    """A file that has such probes, kept open under its own descriptor."""
-
-    descriptor: int
-    probes: list[WindowProbe]
-
-
-Placed = list[tuple[WindowedFile, list[WindowProbe]]]
-
-
-@dataclass
-class _Kind:
-    """What is probed in a process for one kind of windows: probes by level, lowest first, with their files."""
-
-    what: str
-    levels: list[Placed] = field(default_factory=list)
-    level: int = 0
-    slower: float = 1.0  # how many times longer a token takes while it is probed
-
-    @property
-    def placed(self) -> Placed | None:
-        """The functions of one level, or each call would count twice; None: none of them is called there."""
-        return self.levels[self.level] if self.level < len(self.levels) else None
-
-    @property
-    def probes(self) -> list[WindowProbe]:
-        return [probe for _, probes in self.placed or [] for probe in probes]
 
 
 class Windows:
@@ -119,7 +75,7 @@ class Windows:
         self._hit_ns, self._layouts = hit_ns, {} if layouts is None else layouts
         self._layout_of: dict[int, Mapping[str, Any] | None] = {}
         self.governor = governor
-        self._processes: dict[int, list[_Kind]] = {}
+        self._processes: dict[int, list[Probed]] = {}
         self._rows: list[dict[str, Any]] = []
         self._call_rows: list[dict[str, Any]] = []
         self._duration_rows: list[dict[str, Any]] = []
@@ -178,7 +134,7 @@ class Windows:
             return {what.removeprefix(kind): state(what) for what in self._reasons if what.startswith(kind)}
 
         found = {"budget_pct": self.governor.budget_pct, **state(BARRIERS)}
-        found.update(functions=by_name(_FUNCTION), durations=by_name(_DURATIONS))
+        found.update(functions=by_name(FUNCTION), durations=by_name(DURATIONS))
         if OPERATIONS in self._reasons:
             layouts = {str(pid): layout for pid, layout in self._layout_of.items() if layout is not None}
             names = {pid: list(layout["names"]) for pid, layout in layouts.items()}
@@ -217,7 +173,7 @@ class Windows:
         for group in self._random.sample(groups, len(groups)):
             kind = group[0]
             left_ns = self.governor.left_ns(pid, kind.what, len(groups))
-            length_s = min(open_s, _BURST_S) if kind.what.startswith(_DURATIONS) else open_s
+            length_s = min(open_s, _BURST_S) if kind.what.startswith(DURATIONS) else open_s
             share_pct = self.governor.share_left_pct or 0.0
             if share_pct <= 0:
                 used_pct = self.governor.budget_pct - share_pct
@@ -257,15 +213,15 @@ class Windows:
             return _LONG_CALL_OPEN_S if inside else None, False
         return min(max(_TOKENS_A_WINDOW * (now[0] - before[0]) / n, _LEAST_OPEN_S), _MOST_OPEN_S), True
 
-    def _kinds(self, pid: int) -> list[_Kind]:
+    def _kinds(self, pid: int) -> list[Probed]:
         """What can be probed in a process."""
         if pid not in self._processes:
-            self._processes[pid] = [_Kind(what, _levels(self._files, pid, what)) for what in self._reasons]
+            self._processes[pid] = [Probed(what, levels_in(self._files, pid, what)) for what in self._reasons]
             if OPERATIONS in self._reasons:
-                self._layout_of[pid] = next(iter(_mapped(self._layouts, pid)), None)
+                self._layout_of[pid] = next(iter(mapped_of(self._layouts, pid)), None)
         for kind in self._processes[pid]:
             timed = "such function whose returns can be probed"
-            name = _NAMES.get(kind.what, timed if kind.what.startswith(_DURATIONS) else "such function")
+            name = _NAMES.get(kind.what, timed if kind.what.startswith(DURATIONS) else "such function")
             if not kind.levels:
                 self._reasons[kind.what] = f"no {name} was found in the program"
             elif kind.what == OPERATIONS and self._layout_of[pid] is None:
@@ -275,7 +231,7 @@ class Windows:
                 self._reasons[kind.what] = f"no {name} is called in the program"
         return [kind for kind in self._processes[pid] if kind.placed is not None]
 
-    def _groups(self, pid: int) -> list[list[_Kind]]:
+    def _groups(self, pid: int) -> list[list[Probed]]:
         """What is probed at the same time: operations with the barriers between them."""
         kinds = {kind.what: kind for kind in self._kinds(pid)}
         if OPERATIONS in kinds:
@@ -283,20 +239,20 @@ class Windows:
             return [first, *([kind] for kind in kinds.values())]
         return [[kind] for kind in kinds.values()]
 
-    def _attach(self, pid: int, kind: _Kind, links: list[int]) -> None:
+    def _attach(self, pid: int, kind: Probed, links: list[int]) -> None:
         layout = self._layout_of.get(pid)
         if kind.what == OPERATIONS and layout is not None:
             self._programs.set_tensor_layout(layout["operation"], layout["name"], layout["first_source"])
         for file, probes in kind.placed or []:
             path = f"/proc/self/fd/{file.descriptor}"
-            for program, own in _by_program(kind.what, probes).items():
+            for program, own in by_program(kind.what, probes).items():
                 offsets, cookies = [one.offset for one in own], [one.cookie for one in own]
                 self._programs.attach_window_probes(program, path, offsets, cookies, pid, links)
 
-    def _recorded(self, group: list[_Kind]) -> list[int]:
+    def _recorded(self, group: list[Probed]) -> list[int]:
         return [self._programs.hits_of([one.cookie for one in kind.probes]) for kind in group]
 
-    def _open(self, pid: int, group: list[_Kind], open_s: float, whole: bool, cpus: int) -> None:
+    def _open(self, pid: int, group: list[Probed], open_s: float, whole: bool, cpus: int) -> None:
         before_ns = time.thread_time_ns()
         hits_before, _ = self._programs.window_hits()
         links: list[int] = []
@@ -332,10 +288,10 @@ class Windows:
         if hit:
             times = {"begin_ns": begin_ns, "end_ns": end_ns}
             self._rows.append({"what": hit[0], **times, "hits": sum(recorded), "cost_ns": cost_ns})
-            if hit[0].startswith(_FUNCTION):
+            if hit[0].startswith(FUNCTION):
                 counted = self._programs.take_window_calls()
                 self._call_rows += [{"probe": row, "phase": phase, "calls": n, **times} for phase, row, n in counted]
-            elif hit[0].startswith(_DURATIONS):
+            elif hit[0].startswith(DURATIONS):
                 names = ("phase", "probe", "bucket", "calls", "total_ns")
                 timed = self._programs.take_window_durations()
                 self._duration_rows += [{**dict(zip(names, row, strict=True)), **times} for row in timed]
@@ -350,13 +306,13 @@ class Windows:
             costs[one.is_end] = max(costs.get(one.is_end, 0), window_hit_ns(one.row["cost_class"], self._hit_ns))
         return sum(costs.values()) / len(costs)
 
-    def _wait_open(self, kind: _Kind, open_s: float, whole: bool) -> None:
+    def _wait_open(self, kind: Probed, open_s: float, whole: bool) -> None:
         """Until the window has been open for as long as it should, and, where a whole call is wanted, its kind of
         probes let one through.
 
         A hot kernel's make a token take many times as long: so many times was it paid for, and that is found out here.
         """
-        if kind.what.startswith(_DURATIONS) or not whole:
+        if kind.what.startswith(DURATIONS) or not whole:
             self._stopping.wait(open_s)
             return
         calls = self._programs.hits_of(self._decode_cookies)
@@ -369,38 +325,3 @@ class Windows:
             if turn >= paid_for and not begun:
                 break  # one that has begun is waited for: without the long ones a mean would be too small
         kind.slower = min(2 * kind.slower, _MOST_SLOWER)
-
-
-def _by_program(what: str, probes: list[WindowProbe]) -> dict[str, list[WindowProbe]]:
-    if not what.startswith(_DURATIONS):
-        return {_PROGRAMS.get(what, "count_function"): probes}
-    ends, entries = ([one for one in probes if one.is_end is is_end] for is_end in (True, False))
-    return {"leave_function": ends, "enter_function": entries}
-
-
-def _mapped(files: Mapping[Key, _File], pid: int) -> list[_File]:
-    """Of files those whose code a process has mapped."""
-    keys = {(mapped.device, mapped.inode) for mapped in mapped_files(pid) if mapped.executable}
-    return [file for key, file in list(files.items()) if key in keys]
-
-
-def _levels(files: Mapping[Key, WindowedFile], pid: int, what: str) -> list[Placed]:
-    mapped = _mapped(files, pid)
-    found = [probe for file in mapped for probe in file.probes if probe.tells_of(what)]
-    if what.startswith(_DURATIONS) and not any(probe.is_end for probe in found):
-        return []
-    levels = sorted({probe.level for probe in found})
-    return [list(_of_level(mapped, what, level)) for level in levels]
-
-
-def _of_level(files: list[WindowedFile], what: str, level: int) -> Iterator[tuple[WindowedFile, list[WindowProbe]]]:
-    for file in files:
-        probes = [probe for probe in file.probes if probe.tells_of(what) and probe.level == level]
-        if probes:
-            yield file, probes
-
-
-def close_files(files: Mapping[Key, WindowedFile]) -> None:
-    for file in files.values():
-        with contextlib.suppress(OSError):
-            os.close(file.descriptor)

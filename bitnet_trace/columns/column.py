@@ -20,7 +20,8 @@ class Column:
     """One column. `key` is the field's name in JSON and DataFrames and carries the unit; `title` heads it in text.
 
     `group` is the table that text reports put it in, None for those that only JSON has. `needs` are the probes that
-    feed it. `measured` is False for a column of the schema that nothing measures: always missing.
+    feed it. `measured` is False for a column of the schema that nothing measures: always missing. `whole` is False
+    where values of a count or a time have a fraction: means of many.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Column:
     how: How = "counted"
     needs: tuple[str, ...] = ()
     measured: bool = True
+    whole: bool = True
 
     @property
     def unit(self) -> str:

@@ -47,12 +47,12 @@ FUNCTIONS: tuple[Column, ...] = (
     SPIN_SHARE,
     _SHARES,
     Column("calls_per_token", "calls a token", "count", "calls in a decode call of one token", how="derived"),
-    Column("calls_low", "calls at least", "number", "lower end of its 95 % interval", how="derived"),
-    Column("calls_high", "calls at most", "number", "upper end of its 95 % interval", how="derived"),
+    Column("calls_low", "calls at least", "number", "lower end of its 95 % interval", how="derived", whole=False),
+    Column("calls_high", "calls at most", "number", "upper end of its 95 % interval", how="derived", whole=False),
     Column("calls", "calls", "count", "calls in all decode calls of one token", how="derived"),
-    Column("mean_ns", "time per call", "ns", "its samples in those calls by `calls`", how="derived"),
-    Column("mean_low_ns", "at least", "ns", "lower end of its 95 % interval", how="derived"),
-    Column("mean_high_ns", "at most", "ns", "upper end of its 95 % interval", how="derived"),
+    Column("mean_ns", "time per call", "ns", "its samples in those calls by `calls`", how="derived", whole=False),
+    Column("mean_low_ns", "at least", "ns", "lower end of its 95 % interval", how="derived", whole=False),
+    Column("mean_high_ns", "at most", "ns", "upper end of its 95 % interval", how="derived", whole=False),
     Column("how", "how", "text", "how these figures were got", how="sampled"),
 )
 # How long calls took that began and ended in a burst (`--functions`): a row per function and phase name.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bitnet_trace.commands.run import ring_options, tracing_options
+from bitnet_trace.commands.tracing import ring_options, tracing_options
 
 if TYPE_CHECKING:
     from bitnet_trace.live.model import Frame
@@ -60,7 +60,7 @@ def attach(pid: int, duration: float | None, prometheus: tuple[str, int] | None,
     from bitnet_trace.capture.attach import attach as trace
     from bitnet_trace.capture.identity import require_root
     from bitnet_trace.capture.tracing import tell
-    from bitnet_trace.commands.run import options_of, require_ring, summary
+    from bitnet_trace.commands.tracing import options_of, require_ring, summary
 
     require_ring(chosen)
     require_root()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bitnet_trace.commands.tracing import as_root_option
 from bitnet_trace.errors import TraceError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class _Ended(KeyboardInterrupt):
 @click.option("--binary", "binaries", multiple=True, metavar="LABEL=PATH", help="A level of a factor `binary`.")
 @click.option("--allow-system-changes", is_flag=True, help="Allow settings of the whole system; they are set back.")
 @click.option("--restore", is_flag=True, help="Set back what a killed experiment has left changed; runs nothing.")
-@click.option("--as-root", is_flag=True, help="Under sudo: run the program as root, not as the calling user.")
+@as_root_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def experiment(
     spec: str | None,

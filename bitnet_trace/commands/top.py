@@ -8,7 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from bitnet_trace.commands.run import (
+from bitnet_trace.commands.tracing import (
+    as_root_option,
     environment_option,
     options_of,
     require_ring,
@@ -36,7 +37,7 @@ INTERVAL_S = 1.0
     help="Seconds between two frames.",
 )
 @click.option("--plain", is_flag=True, help="A line for each interval instead of a screen; the rule off a terminal.")
-@click.option("--as-root", is_flag=True, help="Under sudo: run the program as root, not as the calling user.")
+@as_root_option
 @environment_option
 @ring_options
 @tracing_options

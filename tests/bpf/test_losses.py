@@ -21,7 +21,7 @@ from pathlib import Path
 from bitnet_trace.capture.options import Options
 from bitnet_trace.capture.session import trace
 from bitnet_trace.capture.sizes import Maps, Rings
-from bitnet_trace.commands.run import summary
+from bitnet_trace.commands.tracing import summary
 
 folder, detail, rings, maps, before, *command = sys.argv[1:]
 exec(before)

@@ -68,12 +68,15 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
     )
     spans = [(row["begin_ns"] - 10, row["end_ns"] + 10) for row in decodes]
     hits = BARRIERS_A_CALL * N_THREADS
-    kinds = ("barriers", "barriers", f"function:{name}", "operations")
+    kinds = ("barriers", "barriers", f"function:{name}", "operations", f"function:{name}")
     writer.windows(
         {"what": what, "begin_ns": begin, "end_ns": end, "hits": hits, "cost_ns": 2000 * hits}
         for what, (begin, end) in zip(kinds, spans, strict=False)
     )
-    writer.calls([{"probe": 0, "phase": decodes[2]["id"], "calls": 64, "begin_ns": spans[2][0], "end_ns": spans[2][1]}])
+    writer.calls(
+        {"probe": 1, "phase": decodes[i]["id"], "calls": n, "begin_ns": spans[i][0], "end_ns": spans[i][1]}
+        for i, n in ((2, 64), (4, 67))
+    )
     edges = {"begin_ns": spans[2][0], "end_ns": spans[2][1]}
     writer.durations(
         {"probe": 0, "phase": decodes[2]["id"], "bucket": bucket, "calls": 7 * bucket, "total_ns": ns, **edges}
@@ -114,6 +117,7 @@ def _more(writer: Writer, phases: list[dict[str, Any]], name: str) -> None:
         "durations": {name: {"reason": name}},
     }
     probes = [{**one, "symbol": name} for one in META["probes"] if one["attached"]]
+    probes[1]["symbol"] = f"{name}memcpy"
     writer.update_meta(numa={"0": [0], "1": [1]}, probes=probes)
     windows["operations"] = {"names": {str(PID): ["NONE", "MUL_MAT", name]}, "layout": "version", "reason": None}
     writer.update_meta(

@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 
 import duckdb
+import golden
 import pandas as pd
 import pytest
 from busy import N_THREADS, write_busy
@@ -186,6 +187,22 @@ def test_csv(path, report, table):
     assert len(rows) == len(wanted)
     for row, own in zip(rows, wanted, strict=True):
         assert row == {key: "" if value is None else str(value) for key, value in own.items()}
+
+
+@pytest.mark.parametrize("name", golden.NAMES)
+def test_tables_of_recordings_of_all_kinds(name, tmp_path):
+    """Figures with a fraction, nested and missing ones: as in the JSON output, whatever was recorded."""
+    report = build_report(golden.recording(name, tmp_path))
+    document = json.loads(json_form.render(report))
+
+    def as_column(value):
+        return json.dumps(value) if isinstance(value, dict) else str(value) if isinstance(value, bool) else value
+
+    plain = {key: table for key, table in tidy(report).items() if isinstance(document.get(key), list)}
+    assert {"by_phase", "tokens", "functions"} <= set(plain)
+    for key, table in plain.items():
+        own = table.astype(object).where(table.notna(), None).to_dict("records")
+        assert own == [{name: as_column(value) for name, value in row.items()} for row in document[key]], key
 
 
 def test_csv_of_an_unknown_table(path):
