@@ -35,7 +35,7 @@ def health(meta: dict[str, Any], n_stored: int, complete: bool, warnings: list[s
         "bpf_ns": count(cost.get("bpf_ns")),
         "bpf_runs": count(cost.get("bpf_runs")),
         "tracer_cpu_ns": count(cost.get("tracer_cpu_ns")),
-        "warnings": [*warnings, *meta.get("warnings", [])],
+        "warnings": [*warnings, *meta.get("warnings", []), *_without_phases(meta)],
     }
 
 
@@ -54,6 +54,14 @@ def unattached(probes: list[dict[str, Any]]) -> set[str]:
     """Names of probes that are nowhere attached."""
     attached = {str(probe.get("name")) for probe in probes if probe.get("attached") is True}
     return {str(probe.get("name")) for probe in probes if probe.get("attached") is False} - attached
+
+
+def _without_phases(meta: dict[str, Any]) -> list[str]:
+    """A line where an engine was recognised of which no decode call can be seen, as in stripped builds."""
+    reasons = {one.get("role"): one.get("reason") for one in meta.get("missing_roles", [])}
+    if not meta.get("engine") or not {"decode", "ubatch"} <= reasons.keys():
+        return []
+    return [f"no prefill and no decode: {reasons['decode']}; what a build needs: bitnet-trace probes PROGRAM"]
 
 
 def finite(value: Any) -> float | None:

@@ -43,7 +43,8 @@ def compare_timings(reported: list[dict[str, Any]], phases: pd.DataFrame) -> lis
     (traced against reported). Of several lines of a kind those of a server's slots are summed, else the last counts.
     A server's decode time reaches from token to token, with sampling and what else lies between. Slots that worked side
     by side are not compared: their times overlap. The load time of the engines reaches from the load to the end of the
-    first decode call (llama.cpp, t_load_us). Of sampling and the total nothing is traced that would be the same; nor of
+    first decode calls that were waited for (llama.cpp, t_load_us in llama_synchronize): the warm-up, or all batches of
+    the prompt up to the first logits. Of sampling and the total nothing is traced that would be the same; nor of
     llama-bench, which prints the average of its repeats and samples nothing.
     """
     rows = []
@@ -83,13 +84,24 @@ def _traced_ns(what: str, phases: pd.DataFrame, by_server: bool) -> int | None:
     if what in ("prefill", "decode"):
         calls = of_engine[of_engine["name"] == what]
         return _sum(calls["dur_ns"]) if len(calls) else None
-    if what == "load":
-        loads = of_engine[of_engine["name"] == "load"]
-        decodes = of_engine[of_engine["role"] == "decode"]
-        if len(loads) and len(decodes):
-            end_ns = int((decodes["start_ns"] + decodes["dur_ns"]).iloc[0])
-            return max(end_ns - int(loads["start_ns"].iloc[0]), 0)
-    return None
+    return _engines_load_ns(of_engine) if what == "load" else None
+
+
+def _engines_load_ns(of_engine: pd.DataFrame) -> int | None:
+    """From the load to the end of the first decode call that was waited for.
+
+    Loads of a model that was freed again before (a trial of what fits into memory) are not the one that is printed.
+    """
+    has_marks = of_engine["n_sampled"] + of_engine["n_logits"] > 0
+    waited_for = of_engine[(of_engine["role"] == "decode") & ((of_engine["name"] == "warmup") | has_marks)]
+    if not len(waited_for):
+        return None
+    first = waited_for.iloc[0]
+    before = of_engine[of_engine["start_ns"] < first["start_ns"]]
+    loads_ns = before.loc[before["name"] == "load", "start_ns"]
+    freed_ns = before.loc[before["role"] == "teardown", "start_ns"].max()
+    kept_ns = loads_ns if pd.isna(freed_ns) else loads_ns[loads_ns > freed_ns]
+    return int(first["start_ns"] + first["dur_ns"] - kept_ns.iloc[0]) if len(kept_ns) else None
 
 
 def _generation_ns(of_engine: pd.DataFrame) -> int | None:

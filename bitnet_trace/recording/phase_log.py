@@ -19,7 +19,7 @@ _ROLE_NAMES = {int(role): role.name.lower() for role in Role}
 # plain numbers: members of an enum are slow to look up, and this is done while the traced program waits for its CPU
 _BEGIN, _END, _TOKENS, _MARK = map(int, (Kind.PHASE_BEGIN, Kind.PHASE_END, Kind.PHASE_TOKENS, Kind.PHASE_MARK))
 _SAMPLE, _LOGITS, _WARMUP = int(Role.SAMPLE), int(Role.LOGITS), int(Role.WARMUP)
-_THROWN_AWAY = frozenset({int(Role.PERF_RESET), int(Role.CLEAR)})
+_PERF_RESET, _CLEAR = int(Role.PERF_RESET), int(Role.CLEAR)
 _END_GAP, _END_NEXT = int(PhaseEnd.GAP), int(PhaseEnd.NEXT)
 
 
@@ -57,6 +57,9 @@ class _Process:
     # Open decode calls whose tokens are not known at entry: they are added up from the micro-batches.
     counts_ubatches: set[int] = field(default_factory=set)
     warmup: bool = False
+    # A clear has told of a trial since the last init or reset. llama-bench, which never samples, clears before each
+    # repeat too; its first run is the trial.
+    had_trial: bool = False
 
 
 class PhaseLog:
@@ -101,6 +104,8 @@ class PhaseLog:
                 self._changed[other.id] = other
         process.open[row.id] = row
         self._changed[row.id] = row
+        if row.role == "init":  # what another context decoded is not in this one
+            process.had_trial, process.unmarked = False, []
         if row.role == "decode":
             row.warmup = process.warmup
             process.last_decode = row
@@ -135,10 +140,12 @@ class PhaseLog:
     def _mark(self, process: _Process, role: int, argument: int) -> None:
         if role == _WARMUP:
             process.warmup = bool(argument & 1)
-        elif role in _THROWN_AWAY:
-            for row in process.unmarked:
+        elif role in (_PERF_RESET, _CLEAR):
+            thrown_away = [] if role == _CLEAR and process.had_trial else process.unmarked
+            for row in thrown_away:
                 row.before_reset = True
                 self._changed[row.id] = row
+            process.had_trial = role == _CLEAR and (process.had_trial or bool(thrown_away))
             process.unmarked = []
         elif role in (_SAMPLE, _LOGITS):
             process.unmarked = []

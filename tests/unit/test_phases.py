@@ -150,3 +150,33 @@ def test_open_calls_are_named_too():
     rows = [phase_row(1, 0, 9, n_sampled=1), phase_row(2, 9, 10, "gap"), phase_row(3, 10, None, end_kind=None)]
     assert name_phases(phase_table(*rows))["name"].tolist() == ["prefill", "sample", "decode"]
     assert rows[0]["end_kind"] == PhaseEnd.RETURN
+
+
+def test_repeats_that_are_never_sampled_are_no_warm_up():
+    """llama-bench: a context for each test; a run to warm up, then a clear before each repeat."""
+    script = Script()
+    script.call(Role.LOAD, 9 * MS)
+    for n_tokens in (19, 1):
+        script.call(Role.INIT, MS)
+        script.mark(Role.CLEAR)
+        script.call(Role.DECODE, MS, n_tokens=n_tokens)
+        for _ in range(3):
+            script.mark(Role.CLEAR)
+            script.call(Role.DECODE, MS, n_tokens=n_tokens)
+            script.call(Role.DECODE, MS, n_tokens=n_tokens)
+        script.call(Role.TEARDOWN, MS)
+    table = name_phases(script.exit().table())
+    decode = table[table["role"] == "decode"]
+    assert decode["name"].tolist() == 2 * ["warmup", *6 * ["prefill"]]
+
+
+def test_a_server_tries_its_context_after_the_warm_up():
+    script = Script()
+    script.call(Role.INIT, MS)
+    for marks in ((Role.CLEAR, Role.PERF_RESET), (Role.CLEAR,)):
+        script.call(Role.DECODE, MS, n_tokens=2)
+        for role in marks:
+            script.mark(role)
+    script.call(Role.DECODE, MS, n_tokens=7, samples=1)
+    table = name_phases(script.exit().table())
+    assert table.loc[table["role"] == "decode", "name"].tolist() == ["warmup", "warmup", "prefill"]

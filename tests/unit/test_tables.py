@@ -5,7 +5,19 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traces import META, MS, PID, event, events, inference, inference_events, phase_row, phase_table, write_inference
+from traces import (
+    META,
+    MS,
+    PID,
+    Script,
+    event,
+    events,
+    inference,
+    inference_events,
+    phase_row,
+    phase_table,
+    write_inference,
+)
 
 from bitnet_trace.analysis import tables
 from bitnet_trace.analysis.by_kind import ByKind
@@ -16,7 +28,7 @@ from bitnet_trace.analysis.phases import PHASE_NAMES, name_phases
 from bitnet_trace.analysis.report import build_report
 from bitnet_trace.analysis.speed import compare_timings, summary
 from bitnet_trace.columns import COUNTERS, PHASE_SUMS, PHASES, THREADS, TOKENS
-from bitnet_trace.recording.layout import COUNTER_FIELDS, FaultFlag, Kind, SwitchFlag
+from bitnet_trace.recording.layout import COUNTER_FIELDS, FaultFlag, Kind, Role, SwitchFlag
 from bitnet_trace.recording.reader import open_recording
 
 SUMMED = [column.key for column in COUNTERS if column.measured and column.key != "rss_peak_bytes"]
@@ -241,6 +253,28 @@ def test_the_engines_figures_beside_the_traced_ones():
     ]
 
 
+def test_the_engines_load_ends_with_the_first_decode_call_that_was_waited_for():
+    def load_ns(warm_up: bool, trial: bool = False) -> int:
+        script = Script()
+        if trial:  # what fits into memory is found out first
+            script.call(Role.LOAD, 100 * MS)
+            script.call(Role.TEARDOWN, MS)
+        script.call(Role.LOAD, 100 * MS)
+        if warm_up:
+            script.mark(Role.WARMUP, 1)
+            script.call(Role.DECODE, 8 * MS, n_tokens=2)
+            script.mark(Role.WARMUP, 0)
+        script.call(Role.DECODE, 40 * MS, n_tokens=7)  # a prompt in two batches: nobody asks for logits of the first
+        script.call(Role.DECODE, 10 * MS, n_tokens=1, samples=1)
+        script.call(Role.DECODE, 10 * MS, n_tokens=1, samples=1)
+        (row,) = compare_timings([{"what": "load", "ms": 100.0}], spans(script.exit(MS).table()))
+        return row["traced_ns"] // MS
+
+    assert 108 <= load_ns(warm_up=True) < 140
+    assert 150 <= load_ns(warm_up=False) < 160
+    assert load_ns(warm_up=True, trial=True) == load_ns(warm_up=True)
+
+
 def test_slots_of_a_server_are_summed_and_of_other_lines_the_last_counts():
     phases = spans(inference().table())
     lines = [
@@ -288,6 +322,14 @@ def test_never_hit_needs_all_probes_of_a_role_at_zero(hits, expected):
 
 def test_a_role_that_is_not_attached_is_not_called_never_hit():
     assert never_hit([{"role": "sample", "attached": False, "hits": 0}]) == []
+
+
+def test_an_engine_without_decode_probes_is_said():
+    missing = [{"role": role, "reason": "no symbol x (the file is stripped)"} for role in ("decode", "ubatch", "load")]
+    (line,) = health({**META, "missing_roles": missing}, 0, True, [])["warnings"]
+    assert "the file is stripped" in line
+    assert health({**META, "missing_roles": missing[1:]}, 0, True, [])["warnings"] == []
+    assert health({**META, "missing_roles": missing, "engine": None}, 0, True, [])["warnings"] == []
 
 
 def test_latency_quantiles_are_exact_over_batches():
