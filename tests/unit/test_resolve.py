@@ -211,6 +211,21 @@ def test_a_stripped_program_is_recognised_by_its_texts(tmp_path: Path) -> None:
     assert dict(resolution.missing)["decode"].endswith("(the file is stripped)")
 
 
+@pytest.mark.parametrize(
+    ("barrier", "team"), [("GOMP_barrier", "GOMP_parallel"), ("__kmpc_barrier", "__kmpc_fork_call")]
+)
+def test_what_stands_before_an_openmp_runtime_has_no_barrier_of_its_own(
+    tmp_path: Path, barrier: str, team: str
+) -> None:
+    """It calls the runtime's, which is probed too."""
+    source, library = tmp_path / "before.c", tmp_path / "before.so"
+    own = f"void {barrier}(void) {{ ((void (*)(void))dlsym(RTLD_NEXT, __func__))(); }}\n"
+    for text, names in ((own, []), (f"{own}void {team}(void) {{}}\n", [barrier])):
+        source.write_text(f"#define _GNU_SOURCE\n#include <dlfcn.h>\n{text}")
+        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+        assert [probe.symbol for probe in resolved(library, *load_probe_sets()).probes] == names
+
+
 def test_files_that_no_set_knows_are_empty(plain: Path) -> None:
     assert resolved(plain, *load_probe_sets()) == Resolution()
 
