@@ -223,7 +223,8 @@ def _read_stream(path: Path, name: str) -> tuple[list[pa.RecordBatch], str | Non
         return [], cut
     batches: list[pa.RecordBatch] = []
     try:
-        messages = pa.ipc.MessageReader.open_stream(pa.memory_map(str(path)))
+        # as bytes: pyarrow takes names that are not UTF-8 so only
+        messages = pa.ipc.MessageReader.open_stream(pa.memory_map(os.fsencode(path)))
         schema = _schema_of(messages.read_next_message())
     except PermissionError as error:
         raise TraceError(f"cannot read {path}: {error.strerror}", "check who owns it") from None

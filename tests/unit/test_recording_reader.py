@@ -276,3 +276,9 @@ def test_python_users_open_a_recording_by_its_path(tmp_path, whole):
     report = bitnet_trace.open(str(put(tmp_path, whole)))
     assert report.by_phase.set_index("phase").loc["decode", "faults_minor"] == 5
     assert len(report.recording.events) == 38
+
+
+def test_a_recording_whose_name_is_no_text(tmp_path, whole):
+    path = put(tmp_path, whole).rename(tmp_path / os.fsdecode(b"caf\xe9.btrace"))
+    recording = open_recording(path)
+    assert (recording.complete, recording.warnings, recording.n_events) == (True, [], 38)

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects
 import pytest
 from busy import write_busy
+from everything import write_everything
 from traces import write_inference
 
 from bitnet_trace.analysis.report import build_report
@@ -165,6 +166,14 @@ def test_in_a_browser(page, tmp_path):
     assert result["unzoomed"]
     # the widest below the root is the load
     assert result["focused"] == "prefill"
+
+
+@needs_chromium
+def test_long_names_do_not_widen_the_page_on_a_phone(tmp_path):
+    page = render(build_report(open_recording(write_everything(tmp_path / "a.btrace", name="x" * 4096))))
+    script = "addEventListener('load', () => { document.body.dataset.wide = document.documentElement.scrollWidth; });"
+    dom, _ = browse(page, tmp_path, script, "--window-size=500,900")
+    assert int(re.search(r'data-wide="(\d+)"', dom)[1]) <= 500
 
 
 @pytest.fixture(scope="module")
