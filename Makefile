@@ -74,7 +74,7 @@ bench: setup ## the cost of start-up and of tracing on this machine (root)
 golden: setup ## keep what reports of known recordings say now, in tests/golden: read `git diff` then
 	$(BIN)/python tests/unit/golden.py
 
-soak: setup ## half an hour of the live view: its memory and CPU time (root); SOAK_SECONDS=60 for less
+soak: setup ## half an hour of the live view: its memory and CPU time (root); SOAK_SECONDS=120 for less
 	$(SUDO) $(BIN)/python -m tests.bench.soak --seconds $(or $(SOAK_SECONDS),1800)
 
 docs: setup browser ## the pictures of README and docs, of a recording of the demo, or of RECORDING (root)

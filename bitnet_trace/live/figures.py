@@ -99,7 +99,7 @@ class Figures:
             durations={name: one.histogram for name, one in of_engine.items()},
             durations_ns={name: one.ended_ns for name, one in of_engine.items()},
             notices=notices(by_phase, computed, tokens, self._cpus, self._found),
-            **more,
+            **{**more, "message": more.get("message") or fold.happenings.newest(now_ns)},
         )
         self._last_ns, self._events_before = now_ns, fold.n_events
         return frame

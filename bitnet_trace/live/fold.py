@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.fold import fold_batch
+from bitnet_trace.live.happenings import Happenings
 from bitnet_trace.live.phase_book import NAMES, PhaseBook
 from bitnet_trace.live.places import Places
 from bitnet_trace.live.samples import SampleSums
@@ -68,6 +69,7 @@ class Fold:
         self.threads = ThreadTable()
         self.samples = SampleSums(self.book)
         self.stragglers = Stragglers()
+        self.happenings = Happenings(self.threads)
         self.places = Places(self.book, self.threads)
         self.n_events = 0
         self.latest_ns = 0
@@ -101,6 +103,7 @@ class Fold:
         elif stream == "areas":
             self._take_files(rows)
             self.places.take_areas(rows)
+            self.happenings.take_areas(rows)
         elif stream == "tensors":
             self.places.take_tensors(rows)
         elif stream in ("samples", "stacks", "symbols"):
@@ -198,6 +201,7 @@ class Fold:
             self.model = next((path for path in paths if path.endswith(".gguf")), None)
 
     def _take_threads(self, rows: list[Mapping[str, Any]]) -> None:
+        self.happenings.take_threads(rows)
         self.threads.take_rows(rows)
         self.places.take_threads(rows)
         for row in rows:

@@ -139,7 +139,7 @@ class Replay:
 
 
 def _plain(row: dict[Any, Any]) -> Row:
-    return {str(key): None if value is pd.NA or value is None else value for key, value in row.items()}
+    return {str(key): None if pd.isna(value) else value for key, value in row.items()}
 
 
 def _array(table: pd.DataFrame, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:

@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import termios
 import time
 
@@ -17,6 +18,7 @@ from bitnet_trace.capture.options import Options
 from bitnet_trace.capture.session import trace
 from bitnet_trace.capture.view import View
 from bitnet_trace.recording.reader import open_recording
+from tests.bpf import kernel_objects
 from tests.bpf.conftest import TOOL
 from tests.unit.test_live_fold import differences
 
@@ -42,11 +44,11 @@ def test_the_last_figures_are_the_reports(program, tmp_path):
 class Terminal:
     """The tool on a terminal of its own."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, tool=TOOL):
         self.pid, self.descriptor = pty.fork()
         if self.pid == 0:
-            os.environ.update(TERM="xterm-256color", COLUMNS="110", LINES="30")
-            os.execv(TOOL[0], [*TOOL, *map(str, arguments)])
+            os.environ.update(TERM="xterm-256color", COLUMNS="200", LINES="30")
+            os.execv(tool[0], [*tool, *map(str, arguments)])
         self.mode = termios.tcgetattr(self.descriptor)
         self.seen = b""
 
@@ -75,8 +77,8 @@ class Terminal:
                 return os.waitstatus_to_exitcode(status)
             assert time.monotonic() < deadline, self.seen[-3000:]
 
-    def screen(self):
-        """The process of the screen, which is the first that the tool starts."""
+    def first_child(self):
+        """Of the tool that is the screen's process."""
         children = open(f"/proc/{self.pid}/task/{self.pid}/children").read().split()  # noqa: SIM115
         return int(children[0])
 
@@ -90,8 +92,8 @@ class Terminal:
 def terminal():
     opened = []
 
-    def start(*arguments):
-        opened.append(Terminal(*arguments))
+    def start(*arguments, **more):
+        opened.append(Terminal(*arguments, **more))
         return opened[-1]
 
     yield start
@@ -131,7 +133,7 @@ def test_a_screen_that_is_killed(terminal, program):
     path = program("attended.c")
     one = terminal("top", "-d", "0.3", "--", "/bin/sh", "-c", FOREVER.format(path))
     one.wait_for(rb"decode")
-    os.kill(one.screen(), signal.SIGKILL)
+    os.kill(one.first_child(), signal.SIGKILL)
     assert one.end() == 128 + signal.SIGTERM
     assert one.is_restored()
     assert not subprocess.run(["pgrep", "-f", str(path)], capture_output=True, check=False).stdout
@@ -172,6 +174,72 @@ def test_a_process_that_is_stopped_goes_on_and_is_killed(terminal, program):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(attended.pid, signal.SIGKILL)
         attended.wait()
+
+
+def test_forks_and_execs_are_said(terminal, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    one = terminal("top", "-d", "0.3", "--", "/bin/sh", "-c", f"(read x < {fifo}; exit 5) & wait; exec sleep 1; : ")
+    one.wait_for(rb"\(sh\) was started by")
+    fifo.write_text("go on\n")
+    one.wait_for(rb"\(sh\) has ended, exit code 5")
+    one.wait_for(rb"runs /\S*/sleep now")
+    one.wait_for(rb"ended, exit code 0")
+    assert os.waitpid(one.pid, os.WNOHANG) == (0, 0)
+    one.press("q")
+    assert one.end() == 0
+
+
+def test_a_tracer_that_is_killed(terminal, program):
+    """The terminal is put back, the program goes on, and nothing of ours is left in the kernel."""
+    before = kernel_objects.all_of_them()
+    attended = subprocess.Popen(["/bin/sh", "-c", FOREVER.format(program("attended.c"))], stdout=subprocess.DEVNULL,
+                                start_new_session=True)  # fmt: skip
+    try:
+        shell = ["/bin/sh", "-c", '"$@"; echo "ended with $?"; read line', "sh", *TOOL]  # whose terminal it is
+        one = terminal("top", "-d", "0.3", "-p", attended.pid, tool=shell)
+        one.wait_for(rb"decode")
+        os.kill(one.first_child(), signal.SIGKILL)
+        one.wait_for(rb"ended with 137")
+        one.wait_for(rb"the tracer was killed")
+        deadline = time.monotonic() + 20
+        while not one.is_restored():
+            assert time.monotonic() < deadline, one.seen[-3000:]
+            one.read(0.1)
+        assert attended.poll() is None
+        while kernel_objects.all_of_them() - before - kernel_objects.held():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        os.killpg(attended.pid, signal.SIGKILL)
+        attended.wait()
+
+
+def test_a_screen_that_fails(terminal, program):
+    """Is one that was left; the terminal is put back."""
+    fails = "import bitnet_trace.live.head as head; head.strip = None; from bitnet_trace.cli import main; main()"
+    command = ["/bin/sh", "-c", FOREVER.format(program("attended.c"))]
+    one = terminal("top", "-d", "0.3", "--", *command, tool=[sys.executable, "-c", fails])
+    assert one.end() != 0
+    assert one.is_restored()
+
+
+def test_a_recording_is_asked_for(terminal, program, tmp_path):
+    attended = subprocess.Popen(["/bin/sh", "-c", FOREVER.format(program("attended.c"))], stdout=subprocess.DEVNULL,
+                                start_new_session=True)  # fmt: skip
+    path = tmp_path / "x.btrace"
+    try:
+        one = terminal("top", "-d", "0.3", "--ring", "5s", "-o", path, "-p", attended.pid)
+        one.wait_for(rb"decode")
+        one.press("w")
+        one.wait_for(rb"asked for: recorded in")
+        one.press("q")
+        assert one.end() == 0
+        assert one.is_restored()
+    finally:
+        os.killpg(attended.pid, signal.SIGKILL)
+        attended.wait()
+    assert build_report(open_recording(path)).summary["decoded_tokens"] > 100
 
 
 def test_what_cannot_be_started(terminal):

@@ -7,14 +7,17 @@ import asyncio
 import html
 import os
 import re
+import socket
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from bitnet_trace.live.app import _SocketApp
 from bitnet_trace.live.model import Frame
 from bitnet_trace.live.replay import Replay
 from bitnet_trace.live.replay_app import ReplayApp
+from bitnet_trace.live.screen import FACTORS, QUIT, WRITE
 from bitnet_trace.live.tabs import TABS
 from bitnet_trace.recording.reader import open_recording
 from tests.unit.traces import MS, PID, write_inference
@@ -136,6 +139,25 @@ def test_replay(recording):
     assert not app.paused
     _, app = drive(recording, "right", "right", "left", "tab")
     assert app.tab == 2
+
+
+def test_keys_of_a_run_that_goes_on():
+    """What the tracer does is asked of it."""
+    frames, tracer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    async def run():
+        app = _SocketApp(frames)
+        async with app.run_test(size=(80, 24)) as pilot:
+            tracer.send(Frame(status="running", message="asked for").to_json().encode())
+            for key in ("w", "plus", "minus", "q"):
+                await pilot.press(key)
+
+    asyncio.run(run())
+    told = [tracer.recv(64) for _ in range(4)]
+    assert told == [WRITE, b"slower", b"faster", QUIT]
+    assert FACTORS[b"slower"] * FACTORS[b"faster"] == 1
+    frames.close()
+    tracer.close()
 
 
 def test_quit(recording):
