@@ -18,8 +18,8 @@ from bitnet_trace.recording.checksums import of_streams
 def report(recording: Path, form: str, output: Path | None, force: bool) -> None:
     """Show what happened in a recording: per phase, per thread, per decode call.
 
-    REC is a folder NAME.btrace that `bitnet-trace run` made. No root is needed. A recording that was cut short is shown
-    as far as it goes.
+    REC is a folder NAME.btrace that `run`, `attach`, `top -o` or `demo` made. No root is needed. A recording that was
+    cut short is shown as far as it goes.
 
     \b
     Examples:

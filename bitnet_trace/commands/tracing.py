@@ -52,7 +52,10 @@ class Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 _TRACING = (
     click.option(
-        "-o", "--output", type=click.Path(path_type=Path), help="The recording; default: NAME-DATE-TIME.btrace here."
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        help="The recording; default of run and attach: NAME-DATE-TIME.btrace here.",
     ),
     click.option("--force", is_flag=True, help="Replace the recording when it exists."),
     click.option(
@@ -136,15 +139,15 @@ _RING = (
         "ring_s",
         type=Seconds(),
         metavar="S",
-        help="Flight recorder: keep only the last seconds (60s, 2m), and record them when `w` is pressed, SIGUSR1 "
-        "comes, or a token is slow.",
+        help="Flight recorder: keep only the last seconds (60s, 2m), and record them when SIGUSR1 comes, a token is "
+        "slow, or (top) `w` is pressed.",
     ),
     click.option(
         "--slower",
         "slower_ms",
         type=click.FloatRange(0, min_open=True),
         metavar="MS",
-        help="With --ring: record when a decode call takes longer.",
+        help="With --ring: record when a decode call takes longer than so many ms.",
     ),
 )
 

@@ -8,7 +8,6 @@ from bitnet_trace.analysis.report import build_report
 
 pytestmark = pytest.mark.untimed
 
-pytestmark = pytest.mark.requires_bpf
 
 N_CPUS = len(os.sched_getaffinity(0))
 NO_SUCH_CPU = (os.cpu_count() or 1) + 1

@@ -19,6 +19,8 @@ from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.analysis.report import build_report
 from tests.bpf.conftest import TOOL, Traced
 
+pytestmark = pytest.mark.untimed
+
 CALLS, PAGES, YIELDS = 101, 7, 13
 
 

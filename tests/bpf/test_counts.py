@@ -4,6 +4,8 @@ import pytest
 
 from bitnet_trace.recording.layout import Kind
 
+pytestmark = pytest.mark.untimed
+
 SINGLE = (
     "touch", "flood", "zero_page", "discard", "read_fresh", "populate", "populate_file", "lock_pages", "lock_later",
     "advise_populate", "major", "failing", "memory_calls", "read_calls", "futex_calls", "wakes", "yields", "sleeps",

@@ -15,6 +15,8 @@ from bitnet_trace.analysis.phases import name_phases
 from tests.bpf.conftest import TOOL, Traced
 from tests.bpf.test_family import assert_life, by_process
 
+pytestmark = pytest.mark.untimed
+
 ITEMS = ("touch", "read_calls", "memory_calls", "futex_calls", "touch,read_fresh")
 COUNTED = {"faults_user_minor", "faults_kernel_minor", "mmap_calls", "munmap_calls", "read_calls", "futex_calls"}
 

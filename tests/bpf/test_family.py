@@ -4,6 +4,8 @@ import subprocess
 
 import pytest
 
+pytestmark = pytest.mark.untimed
+
 FAULT_COLUMNS = {
     "minor": ["faults_user_minor", "faults_kernel_minor", "faults_populate_minor"],
     "major": ["faults_user_major", "faults_kernel_major", "faults_populate_major"],

@@ -14,6 +14,8 @@ from bitnet_trace.analysis.report import build_report
 from bitnet_trace.demo.model import SIZES, write
 from bitnet_trace.recording.layout import Kind
 
+pytestmark = pytest.mark.untimed
+
 PAGE = 4096
 SUMS = ["faults_minor", "faults_major", "faults_kernel", "faults_populate", "fault_ns", "populated_bytes"]
 

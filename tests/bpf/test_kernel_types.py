@@ -18,7 +18,7 @@ from bitnet_trace.capture.bpf import Programs, Rings
 from tests.bpf.conftest import PAGE, PROGRAMS
 
 # BCC warns of each name that is no bytes object
-pytestmark = pytest.mark.filterwarnings("ignore:not a bytes object")
+pytestmark = [pytest.mark.untimed, pytest.mark.filterwarnings("ignore:not a bytes object")]
 
 GETPPID = 110
 RAW_TRACEPOINT = 17

@@ -11,6 +11,8 @@ from bitnet_trace.recording.reader import open_recording
 from bitnet_trace.render import json as json_report
 from bitnet_trace.render import text as text_report
 
+pytestmark = pytest.mark.untimed
+
 PAGE = 4096
 
 # what `bitnet-trace run` does, with other sizes; argv: recording, detail, sizes of rings and maps as JSON, what is to be

@@ -9,6 +9,8 @@ import pytest
 from bitnet_trace.analysis.phases import name_phases
 from bitnet_trace.recording.layout import PhaseEnd
 
+pytestmark = pytest.mark.untimed
+
 MS = 1_000_000
 
 

@@ -34,10 +34,19 @@ def whole_calls(run):
             yield call, entries[in_call]
 
 
-@pytest.mark.parametrize("kind", ["spin", "futex"])
-def test_entries_in_a_window_are_all_there(trace, program, kind):
-    # the C library is looked at within the first second
-    run = run_windows(trace, program, kind, calls=CALLS if kind == "spin" else 2 * CALLS)
+@pytest.fixture(scope="module")
+def spinning(trace, program):
+    return run_windows(trace, program, "spin")
+
+
+@pytest.fixture(scope="module")
+def sleeping(trace, program):
+    return run_windows(trace, program, "futex", calls=2 * CALLS)  # the C library is looked at within the first second
+
+
+@pytest.mark.parametrize("kind", ["spinning", "sleeping"])
+def test_entries_in_a_window_are_all_there(request, kind):
+    run = request.getfixturevalue(kind)
     run.assert_nothing_lost()
     tids = {line["tid"] for line in run.lines}
     found = list(whole_calls(run))
@@ -59,10 +68,9 @@ def test_entries_in_a_window_are_all_there(trace, program, kind):
     assert (windows["what"] == "barriers").all()
 
 
-def test_one_level_is_probed(trace, program):
+def test_one_level_is_probed(spinning):
     """The program's own barrier and not the C library's, which it has too."""
-    run = run_windows(trace, program, "spin")
-    rows = [row for row in run.recording.meta["probes"] if row.get("windowed")]
+    rows = [row for row in spinning.recording.meta["probes"] if row.get("windowed")]
     attached = {row["symbol"]: row["attached"] for row in rows}
     assert attached["ggml_barrier"]
     assert not attached.get("pthread_barrier_wait")  # not there at all where the C library was not looked at yet
