@@ -39,6 +39,7 @@ def attach(pid: int, options: Options, duration_s: float | None = None, quiet: b
     started_ns = time.monotonic_ns()
     host.require_supported()
     identity.require_root()
+    identity.lift_limits()
     require_process(pid)
     user = identity.calling_user(os.environ, options.as_root)
     folder = options.output or default_output(comm_of(pid))

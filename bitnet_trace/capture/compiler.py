@@ -1,6 +1,7 @@
 """BCC: the texts of bpf/ with what this kernel has where, compiled. Only here and in capture/bpf.py is it used."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -94,7 +95,9 @@ def explained() -> Iterator[None]:
             yield
     except Exception as error:  # BCC raises bare Exception
         detail = next((line for line in log if "error" in line.lower()), str(error))
-        raise TraceError(f"the BPF programs cannot be loaded: {detail}", "bitnet-trace doctor") from error
+        # the text: BCC's exceptions have no number
+        hint = "ulimit -n 4096" if os.strerror(errno.EMFILE) in detail else "bitnet-trace doctor"
+        raise TraceError(f"the BPF programs cannot be loaded: {detail}", hint) from error
 
 
 def _format_of(tracepoint: str) -> str | None:

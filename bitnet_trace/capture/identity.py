@@ -83,6 +83,25 @@ class Caller:
 
 NO_CALLER = Caller({}, None, {})
 
+# what is tight for a program may be too tight for its tracer: a file for each probe and CPU, and a compiler to map
+_LIFTED = {
+    resource.RLIMIT_NOFILE: 65_536,
+    resource.RLIMIT_CPU: resource.RLIM_INFINITY,
+    resource.RLIMIT_AS: resource.RLIM_INFINITY,
+    resource.RLIMIT_DATA: resource.RLIM_INFINITY,
+}
+
+
+def lift_limits() -> dict[int, tuple[int, int]]:
+    """Raises limits of this process that tracing could meet, as far as it may, and says what they were."""
+    before = {number: resource.getrlimit(number) for number in _LIFTED}
+    for number, wanted in _LIFTED.items():
+        soft, hard = before[number]
+        with contextlib.suppress(OSError, ValueError):  # in a container root may not pass the hard limit
+            resource.setrlimit(number, (hard, hard))
+            resource.setrlimit(number, (_higher(soft, wanted), _higher(hard, wanted)))
+    return before
+
 
 def caller(user: Identity | None) -> Caller:
     """The nearest ancestor that is the user's own: the shell that sudo was called from.
@@ -116,9 +135,17 @@ def _limits(text: str) -> dict[int, tuple[int, int]]:
     return found
 
 
+def _height(limit: int) -> float:
+    return float("inf") if limit == resource.RLIM_INFINITY else limit
+
+
 def _lower(one: int, other: int) -> int:
     """The lower of two limits."""
-    return min(one, other, key=lambda limit: float("inf") if limit == resource.RLIM_INFINITY else limit)
+    return min(one, other, key=_height)
+
+
+def _higher(one: int, other: int) -> int:
+    return max(one, other, key=_height)
 
 
 def target_environment(

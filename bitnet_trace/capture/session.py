@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def trace(command: Sequence[str], options: Options) -> Result:
     identity.require_root()
     user = identity.calling_user(os.environ, options.as_root)
     called_from = identity.caller(user)
+    called_from = replace(called_from, limits={**identity.lift_limits(), **called_from.limits})
     environment = identity.target_environment(os.environ, user, called_from, options.environment)
     program = identity.find_program(command[0], environment)
     folder = options.output or default_output(program)

@@ -92,9 +92,9 @@ def check(setups: Mapping[int, Setup], machine: Machine, environment: Mapping[st
         command = one.arguments()
         unfilled = next((word for word in command if re.fullmatch(r"\{[a-z_]\w*\}", word)), None)
         if unfilled:
+            wanted = "threads" if unfilled == "{threads}" else f"argument.{unfilled[1:-1]}"
             raise TraceError(
-                f"the command has a placeholder {unfilled} that no factor fills",
-                f"add argument.{unfilled[1:-1]} to [factors]",
+                f"the command has a placeholder {unfilled} that no factor fills", f"add {wanted} to [factors]"
             )
         if command[0] not in programs:
             find_program(command[0], environment)

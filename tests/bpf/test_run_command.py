@@ -60,6 +60,19 @@ def test_death_by_a_signal_is_128_and_its_number(tmp_path, number):
 # ---- what cannot be run ---------------------------------------------------------------------------------------------
 
 
+def test_limits_are_the_programs_and_not_the_tracers(tmp_path):
+    limits = "ulimit -S -n 24; ulimit -S -t 1; ulimit -S -v 400000; "
+    show = "for one in n t v; do ulimit -S -$one; ulimit -H -$one; done; while :; do :; done"
+    shell = ["sh", "-c", limits + 'exec "$@"', "sh"]
+    expected, done = (
+        subprocess.run([*shell, *prefix, "sh", "-c", show], capture_output=True, timeout=60, check=False)
+        for prefix in ([], [*TOOL, "run", "-o", tmp_path / "x", "--"])
+    )
+    assert done.stdout == expected.stdout != b""
+    assert expected.returncode == -signal.SIGXCPU
+    assert (done.returncode, open_recording(tmp_path / "x").complete) == (128 + signal.SIGXCPU, True)
+
+
 def test_no_such_program(tmp_path):
     done = tool("-o", tmp_path / "x", "--", "nosuchprogram-bitnet")
     assert_one_error(done, tmp_path / "x", "nosuchprogram-bitnet")

@@ -164,6 +164,13 @@ def test_threads_take_their_place_in_the_command(command, expected):
     assert Setup(command, replaced={"threads": ["3"]}).arguments() == expected
 
 
+@pytest.mark.parametrize(("name", "factor"), [("threads", "threads"), ("load", "argument.load")])
+def test_the_factor_that_fills_a_placeholder_is_named(name, factor):
+    with pytest.raises(TraceError) as caught:
+        planned(factors={"null": ["a"]}, command=[sys.executable, f"{{{name}}}"])
+    assert caught.value.hint == f"add {factor} to [factors]"
+
+
 def test_arguments_fill_their_placeholder_or_come_last():
     _, _, setups = planned(
         command=[sys.executable, "{load}", "-n", "8"],
