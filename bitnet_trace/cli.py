@@ -6,7 +6,7 @@
 | the traced program's | `run`, `demo` (128 + N when signal N ended it) |
 | 1 | something the user can mend: `bitnet-trace: MESSAGE`, then `  hint: WHAT TO DO` |
 | 2 | wrong usage (click's own) |
-| 130, 141 | interrupted, reader of our output gone |
+| 130, 141 | interrupted (by SIGINT itself, so that a shell's loop ends too), reader of our output gone |
 
 No logic here. A subcommand returns its exit code (None is 0); only this module ends the process.
 BITNET_TRACE_DEBUG=1 shows the traceback of any error.
@@ -24,7 +24,6 @@ from bitnet_trace import __version__
 from bitnet_trace.errors import TraceError
 from bitnet_trace.printable import printable
 
-INTERRUPTED = 130
 READER_GONE = 141
 _LINE_LIMIT = 1000
 
@@ -72,10 +71,10 @@ class LazyGroup(click.Group):
             if sys.stdout is not None:  # None: our caller has closed it
                 sys.stdout.flush()
             return code
-        except (click.ClickException, click.exceptions.Exit):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except (KeyboardInterrupt, click.Abort):
-            return INTERRUPTED
+        except KeyboardInterrupt:
+            raise click.Abort from None
         except BrokenPipeError:
             # The flush at exit would fail once more, and be reported.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,6 +118,9 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.Abort:
+        sys.excepthook = lambda *_: None  # no traceback
+        raise KeyboardInterrupt from None  # of which Python dies by SIGINT, after all that is to be done at an exit
     except OSError as error:  # the text of --help or --version cannot be written
         for line in describe(error):
             click.echo(line, err=True)

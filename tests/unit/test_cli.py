@@ -1,6 +1,7 @@
 """The group: exit codes, error lines, and what start-up may import."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -66,9 +67,25 @@ def test_debug_lets_the_error_through(monkeypatch):
         cli.main()
 
 
-def test_interrupt_is_130(monkeypatch, capsys):
-    assert invoke(monkeypatch, raising(KeyboardInterrupt())) == 130
-    assert "Traceback" not in capsys.readouterr().err
+def test_an_interrupt_is_died_of():
+    """130 to a shell, whose loop ends too; what was printed before is not lost."""
+    program = """
+import click, sys
+from bitnet_trace import cli
+
+@click.command()
+def command():
+    print("so far")
+    raise KeyboardInterrupt
+
+cli.LazyGroup.get_command = lambda self, ctx, name: command
+sys.argv = ["bitnet-trace", "any"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT
+    assert done.stdout == "so far\n"
+    assert "Traceback" not in done.stderr
 
 
 def test_usage_errors_are_2(monkeypatch, capsys):
