@@ -1,6 +1,7 @@
 """Pictures of a report, as a terminal and as a browser show it: `python docs/screenshot.py RECORDING FOLDER`.
 
-Makes report.svg and top.svg, and with Chromium report-desktop.png, report-dark.png and report-phone.png.
+Makes report.svg, top.svg and top-faults.svg, and with Chromium report-desktop.png, report-dark.png and
+report-phone.png.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from rich.text import Text
 import bitnet_trace
 from bitnet_trace.live.replay import Replay
 from bitnet_trace.live.replay_app import ReplayApp
+from bitnet_trace.live.tabs import TABS
 from bitnet_trace.recording.reader import open_recording
 from bitnet_trace.render import html, text
 
@@ -30,8 +32,8 @@ PAGES = {
 }
 
 
-async def live_view(recording: str) -> str:
-    """The screen of `bitnet-trace top RECORDING` at nine tenths of its length, as SVG."""
+async def live_view(recording: str, tab: str) -> str:
+    """A tab of the screen of `bitnet-trace top RECORDING` at nine tenths of its length, as SVG."""
     opened = open_recording(recording)
     opened.meta["command"] = [Path(word).name for word in opened.meta["command"]]  # whose machine it was is no matter
     app = ReplayApp(Replay(opened), interval_s=1.0)
@@ -40,6 +42,7 @@ async def live_view(recording: str) -> str:
         app.at_ns = 0
         app.move(0.85 * app.recording.length_ns / 1e9)
         app.move(0.05 * app.recording.length_ns / 1e9)
+        app.action_go(list(TABS).index(tab))
         await pilot.pause()
         return app.export_screenshot(title="bitnet-trace top")
 
@@ -53,8 +56,9 @@ def main(recording: str, folder: str) -> None:
     # the fonts that rich refers to lie on the net; a terminal's own will do
     svg = re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="bitnet-trace"), flags=re.DOTALL)
     (Path(folder) / "report.svg").write_text(svg)
-    top = asyncio.run(live_view(recording))
-    (Path(folder) / "top.svg").write_text(re.sub(r"@font-face \{.*?\}", "", top, flags=re.DOTALL))
+    for name, tab in (("top.svg", "Threads"), ("top-faults.svg", "Faults")):
+        top = asyncio.run(live_view(recording, tab))
+        (Path(folder) / name).write_text(re.sub(r"@font-face \{.*?\}", "", top, flags=re.DOTALL))
     chromium = shutil.which("chromium")
     if chromium is None:
         sys.exit("no Chromium for pictures of the HTML report: make browser")

@@ -17,6 +17,7 @@ class Happenings:
 
     def __init__(self, threads: ThreadTable) -> None:
         self._threads = threads
+        self._is_first = True
         self._newest: list[tuple[int, str]] = []  # when, and what; a replay has all of them from the beginning
 
     def take_threads(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -35,7 +36,8 @@ class Happenings:
     def take_areas(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of schema.AREA_SCHEMA: of a process that began anew."""
         for row in rows:
-            if row.get("moment") == "exec":
+            is_first, self._is_first = self._is_first, False  # the beginning of what was started to be watched
+            if row.get("moment") == "exec" and not is_first:
                 self._note(row["ts_ns"], f"process {row['pid']} runs {printable(row['path'] or '?', _TEXT)} now")
 
     def newest(self, now_ns: int) -> str | None:
@@ -49,7 +51,8 @@ class Happenings:
 
 def _how(status: Any) -> str:
     """Of a wait status."""
-    if status is None:
+    try:
+        code = os.waitstatus_to_exitcode(int(status))
+    except (TypeError, ValueError, OverflowError):  # not known, or damage
         return ""
-    code = os.waitstatus_to_exitcode(int(status))
     return f" by signal {-code}" if code < 0 else f", exit code {code}"

@@ -17,6 +17,17 @@ _GROUPS = {
     "Scheduling": ("scheduling",),
     "I/O": ("calls",),
 }
+_PLACE_COLUMNS = {column.key: column for column in PLACE_SUMS}
+# short, for a narrow screen
+_PLACE_TITLES = {
+    "faults_minor": "minor",
+    "faults_major": "major",
+    "faults_kernel": "kernel",
+    "fault_ns": "time",
+    "faults_populate": "populate",
+    "populated_bytes": "populated",
+    "read_bytes": "read",
+}
 
 
 @dataclass(frozen=True)
@@ -118,20 +129,13 @@ def functions(frame: Frame) -> Table:
 
 
 def faults(frame: Frame) -> Table:
-    """By region of memory and by tensor."""
-    columns = [column for column in PLACE_SUMS if column.key != "bytes"]  # these are faults, counted in 4 KiB
-    rows = [
-        [
-            _text(one.name),
-            _text("tensor" if one.is_tensor else "region"),
-            _count(one.faults_per_s),
-            *((cell(one.sums.get(column.key), column), one.sums.get(column.key)) for column in columns),
-            _text(None if one.path is None else one.path.rsplit("/", 1)[-1]),
-        ]
-        for one in frame.places
-    ]
-    titles = ["where", "is a", "faults/s", *(column.title for column in columns), "file"]
-    return Table(titles, rows, left={0, 1, len(titles) - 1})
+    """By region of memory and, below, by tensor."""
+    rows = []
+    for one in frame.places:
+        file = "" if one.path is None or one.is_tensor else f" {one.path.rsplit('/', 1)[-1]}"
+        sums = ((cell(one.sums.get(key), _PLACE_COLUMNS[key]), one.sums.get(key)) for key in _PLACE_TITLES)
+        rows.append([_text(one.name + file), _count(one.faults_per_s), *sums])
+    return Table(["region or tensor", "faults/s", *_PLACE_TITLES.values()], rows, left={0})
 
 
 def _by_phase(name: str) -> Callable[[Frame], Table]:
