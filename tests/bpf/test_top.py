@@ -44,10 +44,10 @@ def test_the_last_figures_are_the_reports(program, tmp_path):
 class Terminal:
     """The tool on a terminal of its own."""
 
-    def __init__(self, *arguments, tool=TOOL):
+    def __init__(self, *arguments, tool=TOOL, columns="110"):
         self.pid, self.descriptor = pty.fork()
         if self.pid == 0:
-            os.environ.update(TERM="xterm-256color", COLUMNS="200", LINES="30")
+            os.environ.update(TERM="xterm-256color", COLUMNS=columns, LINES="30")
             os.execv(tool[0], [*tool, *map(str, arguments)])
         self.mode = termios.tcgetattr(self.descriptor)
         self.seen = b""
@@ -179,7 +179,9 @@ def test_a_process_that_is_stopped_goes_on_and_is_killed(terminal, program):
 def test_forks_and_execs_are_said(terminal, tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    one = terminal("top", "-d", "0.3", "--", "/bin/sh", "-c", f"(read x < {fifo}; exit 5) & wait; exec sleep 1; : ")
+    one = terminal(
+        "top", "-d", "0.3", "--", "/bin/sh", "-c", f"(read x < {fifo}; exit 5) & wait; exec sleep 1; : ", columns="200"
+    )
     one.wait_for(rb"\(sh\) was started by")
     fifo.write_text("go on\n")
     one.wait_for(rb"\(sh\) has ended, exit code 5")
@@ -201,7 +203,6 @@ def test_a_tracer_that_is_killed(terminal, program):
         one.wait_for(rb"decode")
         os.kill(one.first_child(), signal.SIGKILL)
         one.wait_for(rb"ended with 137")
-        one.wait_for(rb"the tracer was killed")
         deadline = time.monotonic() + 20
         while not one.is_restored():
             assert time.monotonic() < deadline, one.seen[-3000:]
