@@ -77,15 +77,14 @@ class AddressSpace:
 
         A change holds from its own moment on.
         """
-        regions, shifts = np.full(len(addresses), -1), np.zeros(len(addresses), np.int64)
-        rest = np.arange(len(addresses))
-        if self._begins:
-            begins = np.array(self._begins, np.int64)
-            ends, of_region, of_shift, since_ns = np.array(self._areas, np.int64).T
-            place = np.maximum(np.searchsorted(begins, addresses, side="right") - 1, 0)
-            found = (addresses >= begins[place]) & (addresses < ends[place]) & (times_ns >= since_ns[place])
-            regions[found], shifts[found] = of_region[place[found]], of_shift[place[found]]
-            rest = np.flatnonzero(~found)
+        # before the first area: one in which nothing lies
+        areas = np.array([(-1, -1, 0, 0), *self._areas], np.int64)
+        ends, of_region, of_shift, since_ns = np.ascontiguousarray(areas.T)
+        place = np.searchsorted(np.array(self._begins, np.int64), addresses, side="right")
+        missed = (addresses >= ends.take(place)) | (times_ns < since_ns.take(place))
+        regions, shifts = of_region.take(place), of_shift.take(place)
+        rest = np.flatnonzero(missed)
+        regions[rest], shifts[rest] = -1, 0
         if self._past and len(rest):
             past = np.array(self._past, np.int64).T
             place = _places(past, times_ns[rest], addresses[rest])

@@ -1,6 +1,6 @@
 """The events of a batch by kind: sorted once, so that who needs a few kinds need not look at all the others."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -18,6 +18,26 @@ class Gatherer(Protocol):
     def add(self, events: "ByKind") -> None: ...
 
 
+class Columns:
+    """Some events, field by field: each is taken when it is asked for first, and lies in one piece."""
+
+    def __init__(self, n: int, take: Callable[[str], npt.NDArray[Any]]) -> None:
+        self._n, self._take = n, take
+        self._known: dict[str, npt.NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, field: str) -> npt.NDArray[Any]:
+        found = self._known.get(field)
+        if found is None:
+            found = self._known[field] = self._take(field)
+        return found
+
+    def compress(self, chosen: npt.NDArray[np.bool_]) -> "Columns":
+        return Columns(int(np.count_nonzero(chosen)), lambda field: self[field].compress(chosen))
+
+
 class ByKind:
     """Events, and those of some kinds among them, in the order of recording.
 
@@ -31,6 +51,7 @@ class ByKind:
         self._order = np.argsort(kinds, kind="stable")  # of 16 bits: numpy's radix sort
         self._edges = np.append(0, np.cumsum(np.bincount(kinds, minlength=1)))
         self._known: dict[tuple[int, ...], Events] = {}
+        self._known_columns: dict[int, Columns] = {}
 
     def __len__(self) -> int:
         return len(self._order)
@@ -53,6 +74,20 @@ class ByKind:
             rows = [self._rows(kind) for kind in kinds]
             found = self._known[kinds] = self._taken(rows[0] if len(rows) == 1 else np.sort(np.concatenate(rows)))
         return found
+
+    def columns_of(self, kind: int) -> Columns:
+        """Those of one kind: in place of `of` where they are many and only some fields are looked at."""
+        found = self._known_columns.get(kind)
+        if found is None:
+            found = self._known_columns[kind] = self._taken_columns(kind)
+        return found
+
+    def _taken_columns(self, kind: int) -> Columns:
+        if isinstance(self._columns, np.ndarray):
+            events = self.of(kind)
+            return Columns(len(events), lambda field: np.ascontiguousarray(events[field]))
+        rows, columns = self._rows(kind), self._columns
+        return Columns(len(rows), lambda field: columns[field].take(rows))
 
     def _taken(self, rows: npt.NDArray[np.intp]) -> Events:
         if isinstance(self._columns, np.ndarray):

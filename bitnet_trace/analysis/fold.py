@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bitnet_trace.analysis.by_kind import ByKind
+from bitnet_trace.analysis.by_kind import ByKind, Columns
 from bitnet_trace.analysis.split import PhaseEdges, as_time
 from bitnet_trace.recording.layout import (
     COUNTER_FIELDS,
@@ -41,6 +41,9 @@ _MEMORY_CALLS = {
     Kind.MPROTECT: "mprotect",
     Kind.MLOCK: "mlock",
 }
+# by 2 * kernel + major, each flag as the records have it: whole arrays are compared
+_FAULTS = ("faults_user_minor", "faults_user_major", "faults_kernel_minor", "faults_kernel_major")
+_FAILED, _MAJOR, _KERNEL = (np.uint32(flag) for flag in (FaultFlag.FAILED, FaultFlag.MAJOR, FaultFlag.KERNEL))
 FULL_FLUSH = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NUMBER = {name: number for number, name in enumerate(COUNTER_FIELDS)}
 _LARGEST_SUM = float(1 << 62)
@@ -192,7 +195,7 @@ def _sparse(values: npt.NDArray[np.int64]) -> tuple[Rows, npt.NDArray[np.int64]]
 class _Rows:
     """Events of one kind, and the number of each one's key."""
 
-    events: Events
+    events: Columns
     code: npt.NDArray[np.intp]
 
     def __getitem__(self, field: str) -> npt.NDArray[Any]:
@@ -225,7 +228,7 @@ class _Fold:
             Kind.TLB: self._tlb,
             **{kind: partial(self._memory_calls, name) for kind, name in _MEMORY_CALLS.items()},
         }
-        self._rows = {kind: events.of(kind) for kind in events.kinds if kind in self._steps}
+        self._rows = {kind: events.columns_of(kind) for kind in events.kinds if kind in self._steps}
         keys = [rows["phase"].astype(np.uint64) << _KEY_SHIFT | rows["tid"] for rows in self._rows.values()]
         self._code, self._keys = pd.factorize(np.concatenate([np.empty(0, np.uint64), *keys]))
         self._begin_ns, self._pid = edges.lookup((self._keys >> _KEY_SHIFT).astype(np.uint32))
@@ -279,14 +282,16 @@ class _Fold:
     def _faults(self, rows: _Rows) -> None:
         rows = _counted(rows)
         flags = rows["arg0"]
-        failed = (flags & FaultFlag.FAILED) != 0
+        failed = (flags & _FAILED) != 0
         self._add("faults_failed", rows.where(failed))
         handled = rows.where(~failed)
         flags = handled["arg0"]
-        kernel, major = (flags & FaultFlag.KERNEL) != 0, (flags & FaultFlag.MAJOR) != 0
-        for source, from_source in (("user", ~kernel), ("kernel", kernel)):
-            for size, of_size in (("minor", ~major), ("major", major)):
-                self._add(f"faults_{source}_{size}", handled.where(from_source & of_size))
+        # all four in one pass: faults are many
+        which = (flags & _KERNEL != 0).astype(np.intp) << 1 | (flags & _MAJOR != 0)
+        counts = np.bincount(handled.code << 2 | which, minlength=4 * len(self._keys)).reshape(-1, 4).T
+        for name, of_keys in zip(_FAULTS, counts, strict=True):
+            if of_keys.any():
+                self._sums[name] = self._sums.get(name, 0.0) + of_keys
         self._add("fault_ns", handled, handled["arg2"])
 
     def _populate(self, rows: _Rows) -> None:

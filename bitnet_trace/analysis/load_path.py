@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bitnet_trace.analysis.by_kind import ByKind
+from bitnet_trace.analysis.by_kind import ByKind, Columns
 from bitnet_trace.analysis.distribution import Distribution
 from bitnet_trace.analysis.fold import to_int
 from bitnet_trace.analysis.regions import MODEL, PAGE_SHIFT
@@ -45,7 +45,7 @@ class FileReads:
         if not len(self._models):
             return
         self._reads(events.of(Kind.READ, Kind.FILE_READ))
-        self._came_in(events.of(Kind.CACHE_ADDED))
+        self._came_in(events.columns_of(Kind.CACHE_ADDED))
         self._asked_for(events.of(Kind.READAHEAD))
         done = events.of(Kind.IO_COMPLETE)
         self._note(done[done["arg0"] & _NOT_TIMED == 0])
@@ -65,10 +65,11 @@ class FileReads:
         _count(self._direct, what["phase"][direct], sizes[direct])
         self._note(what)
 
-    def _came_in(self, rows: Events) -> None:
+    def _came_in(self, rows: Columns) -> None:
         own = self._models.have(rows["arg0"], rows["arg1"])
-        pages = np.minimum(rows["arg2"][own], _LARGEST_FOLIO)
-        _count(self._missed, rows["phase"][own], pages.astype(np.int64) << PAGE_SHIFT)
+        rows = rows if own.all() else rows.compress(own)
+        pages = np.minimum(rows["arg2"], _LARGEST_FOLIO)
+        _count(self._missed, rows["phase"], pages.astype(np.int64) << PAGE_SHIFT)
 
     def _asked_for(self, rows: Events) -> None:
         own = self._models.have(rows["arg0"], rows["arg1"])
@@ -124,7 +125,10 @@ class _Files:
 
     def have(self, devices: npt.NDArray[Any], inodes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which of these are among them."""
-        own = np.isin(inodes, self._inodes)
+        own: npt.NDArray[np.bool_] = np.isin(inodes, self._inodes)
+        if len(self._numbers) == 1:
+            own &= devices == self._devices[0]
+            return own
         own[own] = np.isin(devices[own], self._devices)
         own[own] = np.isin(self._number(devices[own], inodes[own]), self._numbers)
         return own

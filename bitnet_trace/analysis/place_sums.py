@@ -2,15 +2,15 @@
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bitnet_trace.analysis.by_kind import ByKind
+from bitnet_trace.analysis.by_kind import ByKind, Columns
 from bitnet_trace.analysis.keyed_sums import KeyedSums
 from bitnet_trace.analysis.phases import groups
 from bitnet_trace.analysis.regions import MODEL, PAGE_SHIFT, Change, Region, Regions, Spaces, event_changes
@@ -33,6 +33,7 @@ _OF_CALLS = "by execve and other calls"
 _LARGEST_READ = 1 << 31  # MAX_RW_COUNT: a call returns no more
 # as the records have them: whole arrays are compared
 _FAILED, _MAJOR, _KERNEL = (np.uint32(flag) for flag in (FaultFlag.FAILED, FaultFlag.MAJOR, FaultFlag.KERNEL))
+_NO_FAULTS = {name: np.empty(0, EVENT_DTYPE[name]) for name in ("ts_ns", "phase", "arg0", "arg1", "arg2")}
 _PHASE_BITS, _TENSOR_BITS = 6, 28  # of a key of the sums
 
 Events = npt.NDArray[np.void]
@@ -59,8 +60,8 @@ class PlaceSums:
         self.read: dict[str, Coverage] = defaultdict(Coverage)  # by path of a model
         self._regions, self._tensors, self._phases = regions, tensors, phases
         self._known: list[Change] = []  # that are still to be made, in the order of time
-        # records that have not settled: faults, and all else of _OTHERS
-        self._pending = np.empty(0, EVENT_DTYPE)
+        # what has not settled: faults, and records of all else of _OTHERS
+        self._pending = _NO_FAULTS
         self._others = np.empty(0, EVENT_DTYPE)
         self._sums = KeyedSums(tuple(SUMS))
 
@@ -74,21 +75,29 @@ class PlaceSums:
         n_settled = int(np.searchsorted(others["ts_ns"], settled_ns, side="right"))
         self._others = others[n_settled:].copy()
         self._take_others(others[:n_settled], int(settled_ns))
-        faults = events.of(Kind.FAULT)
-        flags = np.ascontiguousarray(faults["arg0"])
-        handled = (flags < DURATION_ONLY) & ((flags & _FAILED) == 0)
-        faults = faults if handled.all() else faults.compress(handled)  # whole records are copied for a reason only
-        faults = _in_order(np.concatenate([self._pending, faults]) if len(self._pending) else faults)
+        faults = self._handled(events.columns_of(Kind.FAULT))
         n_settled = int(np.searchsorted(faults["ts_ns"], settled_ns, side="right"))
-        self._take_faults(faults[:n_settled])
-        self._pending = faults[n_settled:].copy()
+        self._take_faults({name: values[:n_settled] for name, values in faults.items()})
+        self._pending = {name: values[n_settled:].copy() for name, values in faults.items()}
         self.spaces.forget_past()
 
     def finish(self) -> None:
         """There are no more events."""
         self._take_others(self._others, 1 << 62)
         self._take_faults(self._pending)
-        self._others = self._pending = np.empty(0, EVENT_DTYPE)
+        self._others, self._pending = np.empty(0, EVENT_DTYPE), _NO_FAULTS
+
+    def _handled(self, faults: Columns) -> dict[str, npt.NDArray[Any]]:
+        """Those that count, and those pending before them, in the order of time."""
+        flags = faults["arg0"]
+        handled = (flags < DURATION_ONLY) & ((flags & _FAILED) == 0)
+        faults = faults if handled.all() else faults.compress(handled)
+        together = {name: np.concatenate([pending, faults[name]]) for name, pending in self._pending.items()}
+        times_ns = together["ts_ns"]
+        if (times_ns[1:] < times_ns[:-1]).any():
+            order = np.argsort(times_ns, kind="stable")
+            together = {name: values.take(order) for name, values in together.items()}
+        return together
 
     # ---- one piece of time ----------------------------------------------------------------------------------------
 
@@ -125,19 +134,18 @@ class PlaceSums:
 
     # ---- what is added up -----------------------------------------------------------------------------------------
 
-    def _take_faults(self, faults: Events) -> None:
-        if not len(faults):
+    def _take_faults(self, faults: Mapping[str, npt.NDArray[Any]]) -> None:
+        addresses = faults["arg1"].astype(np.int64)
+        if not len(addresses):
             return
-        flags, addresses = np.ascontiguousarray(faults["arg0"]), faults["arg1"].astype(np.int64)
-        pids, phases = self._phases(np.ascontiguousarray(faults["phase"]))
+        pids, phases = self._phases(faults["phase"])
         regions, shifts = self._lookup(as_time(faults["ts_ns"]), pids, addresses)
-        major = (flags & _MAJOR) != 0
+        major = (faults["arg0"] & _MAJOR) != 0
         sums = {
             "faults_minor": ~major,
             "faults_major": major,
-            "faults_kernel": (flags & _KERNEL) != 0,
+            "faults_kernel": (faults["arg0"] & _KERNEL) != 0,
             "fault_ns": as_time(faults["arg2"]),
-            "bytes": np.full(len(faults), 1 << PAGE_SHIFT),
         }
         self._add(regions, self._tensors_at(regions, addresses - shifts), phases, sums)
 
@@ -219,6 +227,7 @@ class PlaceSums:
     def table(self) -> pd.DataFrame:
         """region, tensor (-1: none) and phase, as numbers, and all of SUMS; by these three."""
         table = self._sums.table()
+        table["bytes"] = (table["faults_minor"] + table["faults_major"]) * (1 << PAGE_SHIFT)
         keys = table["key"].to_numpy()
         tensor = (keys >> _PHASE_BITS & (1 << _TENSOR_BITS) - 1) - 1
         phase = keys & (1 << _PHASE_BITS) - 1
