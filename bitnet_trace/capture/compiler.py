@@ -123,6 +123,8 @@ def import_bcc() -> Any:
         raise TraceError(
             f"BCC cannot be imported ({error})", "apt-get install python3-bpfcc, and see bitnet-trace doctor"
         ) from None
+    except OSError as error:  # of the libraries that it loads
+        raise TraceError(f"BCC cannot be loaded ({error})", "it needs 500 MiB of address space: ulimit -v") from None
     if not hasattr(bcc, "BPF"):
         raise TraceError("the Python package 'bcc' here is not the BPF compiler collection", "pip uninstall bcc")
     return bcc

@@ -171,6 +171,8 @@ def target_environment(
 
 def find_program(name: str, environment: Mapping[str, str]) -> str:
     """The file that a shell would run for `name`. Raises TraceError when there is none."""
+    if not name:
+        raise TraceError("the program's name is empty", "bitnet-trace run -- /path/to/llama-cli ...")
     path = environment.get("PATH", os.defpath)
     found = shutil.which(name, path=path)
     if found is None:
