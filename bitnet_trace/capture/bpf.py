@@ -2,12 +2,14 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitnet_trace import host
 from bitnet_trace.capture import btf, compiler, syscalls, tracepoints
 from bitnet_trace.capture.sizes import Maps, Rings
 from bitnet_trace.errors import TraceError
@@ -76,6 +78,7 @@ class Programs:
         flags = compiler.flags(constants, rings, maps or Maps(), [name for name, chosen in choices.items() if chosen])
         self._links: list[int] = []
         self._not_held = 0
+        self._sample_frequency = self._stolen_before_ns = 0
         self._windows_opened = 0
         with compiler.explained():
             self._bpf = compiler.compiled(bcc, flags, extra)
@@ -111,6 +114,7 @@ class Programs:
 
         Returns for each None, or why it could not be attached.
         """
+        self._sample_frequency, self._stolen_before_ns = sample_frequency, host.stolen_ns()
         results: dict[str, str | None] = dict(self._missing)
         for name, function in self._tracepoints.items():
             try:
@@ -336,6 +340,9 @@ class Programs:
         others = {name: int(lost_others.sum(ctypes.c_int(i)).value) for i, name in enumerate(_LOST_OTHER)}
         recursion = sum(info["recursion_misses"] for info in self._infos())
         recursion += sum(syscalls.program_info(one)["recursion_misses"] for one in self._window_programs.values())
+        # what came in no time of ours was not lost
+        stolen = (host.stolen_ns() - self._stolen_before_ns) * self._sample_frequency / 1e9
+        others["ticks"] = max(others["ticks"] - math.ceil(stolen), 0)
         others.update(held=self._not_held, recursion=recursion)
         return {"events": {kind: n for kind, n in events.items() if n}, **others}
 

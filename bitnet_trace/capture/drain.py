@@ -57,7 +57,7 @@ class Drain:
             name: Ring(programs.ring_descriptor(name), getattr(programs.rings, name), dtype)
             for name, dtype in dtypes.items()
         }
-        self._phase_log, self._task_log, self.samples = PhaseLog(), TaskLog(), SampleLog()
+        self._phase_log, self._task_log, self.samples = PhaseLog(), TaskLog(), SampleLog(writer.keeps)
         self._taskstats = Taskstats()
         self._taskstats_count = 0
         self._kind_counts = np.zeros(max(Kind) + 1, np.int64)
@@ -257,6 +257,8 @@ class Drain:
         batch = self._rings["samples"].drain()
         if len(batch):
             self._sample_count += len(batch)
+            if not self._writer.takes_waits:
+                batch = batch[batch["reason"] == 0]
             samples, stacks = self.samples.fold(batch)
             self._writer.samples(samples, stacks)
             self._spaces.cover(np.unique(stacks["pid"]).tolist())

@@ -1,4 +1,4 @@
-"""The tracer's own memory: what only the compiler needed is given back once the programs are loaded."""
+"""The tracer's own memory: what only its beginning needed is given back once the programs are loaded."""
 
 import contextlib
 import ctypes
@@ -7,7 +7,8 @@ import os
 
 from bitnet_trace.capture.mappings import mapped_files
 
-_COMPILER = ("libLLVM", "libclang")
+# the compiler, and what runs a great deal of code of its own when it is loaded and little later
+_LARGE = ("libLLVM", "libclang", "libbcc", "libarrow", "libparquet", "libcrypto")
 _MADV_DONTNEED = 4
 
 
@@ -19,10 +20,10 @@ def trim() -> None:
 
 
 def give_back() -> None:
-    """Does that, and frees the pages of the compiler's code: clean ones, read again if needed."""
+    """Does that, and frees the pages of large libraries' code: clean ones, mapped again if needed."""
     trim()
     libc = ctypes.CDLL(None)
     for mapped in mapped_files(os.getpid()):
         # code only: what else cannot be written now was, when it was relocated
-        if mapped.permissions.startswith("r-x") and os.path.basename(mapped.path).startswith(_COMPILER):
+        if mapped.permissions.startswith("r-x") and os.path.basename(mapped.path).startswith(_LARGE):
             libc.madvise(ctypes.c_void_p(mapped.begin), ctypes.c_size_t(mapped.end - mapped.begin), _MADV_DONTNEED)

@@ -10,9 +10,10 @@ from bitnet_trace.recording.schema import MOST_KNOWN, SAMPLE_ROW_DTYPE, STACK_RO
 
 
 class SampleLog:
-    """The samples of one recording. `addresses` are those of all stacks so far, by process."""
+    """The samples of one recording. `addresses` are those of all stacks so far, by process, where they are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeps_addresses: bool = True) -> None:
+        self._keeps_addresses = keeps_addresses
         self._known: dict[tuple[int, int], int] = {}  # by a digest of 128 bits: long runs have many stacks
         self._next = 0
         self._factors = np.empty((0, 2), np.uint64)
@@ -33,7 +34,7 @@ class SampleLog:
         for field in SAMPLE_ROW_DTYPE.names or ():
             rows[field] = numbers if field == "stack" else batch[field]
         stacks = _stacks(batch[new], rows["stack"][new])
-        for pid in np.unique(stacks["pid"]).tolist():
+        for pid in np.unique(stacks["pid"]).tolist() if self._keeps_addresses else ():
             self.addresses[pid].update(np.unique(stacks["address"][stacks["pid"] == pid]).tolist())
         return rows, stacks
 

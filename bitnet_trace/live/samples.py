@@ -22,7 +22,7 @@ class SampleSums:
     def __init__(self, book: PhaseBook) -> None:
         self._book = book
         self._leaves: dict[int, Place] = {}  # by stack
-        self._places: set[Place] = set()  # of all stacks that are kept
+        self._places: dict[Place, Place] = {}  # of all stacks that are kept, each once
         self.names: dict[Place, tuple[str, str, str, bool]] = {}  # function, module, role, spins
         self.counts: dict[Place, dict[int, int]] = {}
         self._by_code = np.zeros((len(NAMES), 2), np.int64)  # of settled phases: samples, and those that spin
@@ -35,8 +35,7 @@ class SampleSums:
             leaves = rows[rows["level"] == 0]
             pairs = zip(leaves["pid"].tolist(), leaves["address"].tolist(), strict=True)
             for stack, place in zip(leaves["stack"].tolist(), pairs, strict=True):
-                self._leaves[stack] = place
-                self._places.add(place)
+                self._leaves[stack] = self._places.setdefault(place, place)
         elif stream == "samples":
             timer = rows[rows["reason"] == 0]
             self.n += len(timer)
@@ -56,7 +55,7 @@ class SampleSums:
         """Stacks are told once; those of the rarest places are not kept."""
         if len(self._leaves) > _MOST_STACKS:
             self._leaves = dict(list(self._leaves.items())[-_MOST_STACKS // 2 :])
-            self._places = set(self._leaves.values())
+            self._places = {place: place for place in self._leaves.values()}
 
     def settled(self, ids: npt.NDArray[np.uint32], codes: npt.NDArray[np.int8]) -> None:
         """These phases have their final names."""
@@ -81,7 +80,7 @@ class SampleSums:
         gone = {stack for stack, place in self._leaves.items() if place[0] in pids}
         if gone:
             self._leaves = {stack: place for stack, place in self._leaves.items() if stack not in gone}
-            self._places = set(self._leaves.values())
+            self._places = {place: place for place in self._leaves.values()}
         waiting = {place for _, place in self._newest}
         for place in [place for place in self.names if place[0] in pids and place not in waiting]:
             del self.names[place]

@@ -25,6 +25,8 @@ Batch = npt.NDArray[np.void] | list[Row]
 class FlightRecorder(Unrecorded):
     """A writer of which only the last `seconds` are kept."""
 
+    takes_waits = True
+
     def __init__(self, meta: Mapping[str, Any], seconds: float) -> None:
         super().__init__(meta)
         self._length_ns = round(seconds * 1e9)

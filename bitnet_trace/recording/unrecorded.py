@@ -13,7 +13,7 @@ from bitnet_trace.recording.writer import Row, Writer
 class Unrecorded(Writer):
     """Only its sinks get what is appended."""
 
-    keeps = False
+    keeps = takes_waits = False
 
     def __init__(self, meta: Mapping[str, Any]) -> None:
         self.path = Path("-")

@@ -57,6 +57,7 @@ class Writer:
     """
 
     keeps = True  # what is appended
+    takes_waits = True  # samples of threads that have waited, too
 
     def __init__(
         self,

@@ -83,6 +83,16 @@ def test_nothing_to_read_is_none_and_never_an_error(tmp_path):
     assert found == {"pmu": False, "btf": False, "uprobe_pmu": False}
 
 
+@pytest.mark.parametrize(
+    ("text", "stolen_ns"),
+    [("cpu  1 2 3 4 5 6 7 19246 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n", 192_460_000_000), ("cpu  1 2 3\n", 0), ("", 0)],
+)
+def test_what_a_hypervisor_has_taken(tmp_path, text, stolen_ns):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text(text)
+    assert host.stolen_ns(tmp_path) == stolen_ns
+
+
 def test_this_machine_fits_into_json():
     facts = host.gather()
     assert json.loads(json.dumps(facts.to_dict()))["kernel"] == facts.kernel

@@ -24,6 +24,14 @@ def test_each_different_stack_is_kept_once():
     assert log.addresses == {7: {0x1000, 0x1FFF, 0x2000, 0x3000}}
 
 
+def test_a_view_keeps_no_addresses():
+    """Garbage in place of frame pointers makes ever new ones."""
+    log = SampleLog(keeps_addresses=False)
+    _, stacks = log.fold(samples(([], [0x1000, 0x2000])))
+    assert stacks["address"].tolist() == [0x1000, 0x1FFF]
+    assert not log.addresses
+
+
 def test_the_same_frames_elsewhere_are_another_stack():
     high = 1 << 63
     frames = [([high], []), ([], [high]), ([], [1, 2]), ([], [2, 1]), ([], [1]), ([], [1 << 47]), ([high, high], [])]
