@@ -12,9 +12,9 @@ from pathlib import Path
 from bitnet_trace import __version__, host
 from bitnet_trace.commands.demo import decode_command, make_model
 from bitnet_trace.recording.reader import open_recording
-from tests.bench import attached, folding, intervals, naive, overhead, reports, start, steady
+from tests.bench import attached, folding, intervals, naive, overhead, reports, start
 
-_ALL = ["start", "steady", "overhead", "attached", "reports", "folding", "naive", "intervals"]
+_ALL = ["start", "overhead", "attached", "reports", "folding", "naive", "intervals"]
 
 
 def spread(values: list[float]) -> str:
@@ -38,13 +38,6 @@ def bench_overhead(folder: Path, command: list[str], details: list[str]) -> None
             print(f"\r  {detail:10}{result}   ", end="", flush=True)
         print()
         assert result is not None
-
-
-def bench_steady(folder: Path) -> None:
-    print("\nslow-down of the fastest tenth of decoded tokens: what each token pays")
-    for result in steady.measure(make_model("default", None), folder / "steady.btrace", seed=1):
-        print(f"\r  {result}   ", end="", flush=True)
-    print()
 
 
 def bench_attached(folder: Path) -> None:
@@ -107,8 +100,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "start" in options.what:
             bench_start(Path(folder), options.rounds)
-        if "steady" in options.what:
-            bench_steady(Path(folder))
         if "overhead" in options.what:
             command = options.command or decode_command(make_model("default", None), options.tokens, None)
             bench_overhead(Path(folder), command, options.detail)
