@@ -47,7 +47,8 @@ class ByKind:
     def __init__(self, batch: Events | Mapping[str, npt.NDArray[Any]]) -> None:
         """An EVENT_DTYPE array, or the columns of one."""
         self._columns = batch
-        kinds = np.ascontiguousarray(batch["kind"])
+        self._whole = Columns(len(batch["kind"]), lambda field: np.ascontiguousarray(batch[field]))
+        kinds = self._whole["kind"]
         self._order = np.argsort(kinds, kind="stable")  # of 16 bits: numpy's radix sort
         self._edges = np.append(0, np.cumsum(np.bincount(kinds, minlength=1)))
         self._known: dict[tuple[int, ...], Events] = {}
@@ -83,11 +84,8 @@ class ByKind:
         return found
 
     def _taken_columns(self, kind: int) -> Columns:
-        if isinstance(self._columns, np.ndarray):
-            events = self.of(kind)
-            return Columns(len(events), lambda field: np.ascontiguousarray(events[field]))
-        rows, columns = self._rows(kind), self._columns
-        return Columns(len(rows), lambda field: columns[field].take(rows))
+        rows = self._rows(kind)
+        return Columns(len(rows), lambda field: self._whole[field].take(rows))
 
     def _taken(self, rows: npt.NDArray[np.intp]) -> Events:
         if isinstance(self._columns, np.ndarray):
