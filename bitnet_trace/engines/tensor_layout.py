@@ -8,7 +8,6 @@ from typing import Any
 
 import capstone
 from capstone import x86
-from elftools.common.exceptions import DWARFError, ELFError
 from elftools.elf.elffile import ELFFile
 
 from bitnet_trace.engines.elf import Elf
@@ -76,7 +75,7 @@ def _by_debug_information(elf: Elf) -> tuple[tuple[int, int, int], tuple[str, ..
                 found = _in_unit(unit)
                 if found is not None:
                     return found
-    except (DWARFError, ELFError, ValueError, KeyError, IndexError, AttributeError, TypeError, AssertionError):
+    except Exception:
         pass  # the library has no one error for what damage can do to it; the version's table is left
     return None
 

@@ -107,6 +107,22 @@ def look_at(path):
     return None
 
 
+@pytest.mark.parametrize("field", [24, 32], ids=["offset", "size"])  # of Elf64_Shdr
+@pytest.mark.parametrize("number", [1 << 40, 1 << 63, (1 << 64) - 1])
+def test_sections_that_lie_nowhere(files, tmp_path, field, number):
+    """Each section of a file with debug information, one after the other."""
+    whole = files[0][1]
+    sections_at, count = int.from_bytes(whole[40:48], "little"), int.from_bytes(whole[60:62], "little")
+    path = tmp_path / "x"
+    for section in range(1, count):
+        data = bytearray(whole)
+        at = sections_at + SECTION_BYTES * section + field
+        data[at : at + 8] = number.to_bytes(8, "little")
+        path.write_bytes(data)
+        refusal = look_at(path)
+        assert refusal is None or "\n" not in refusal
+
+
 def test_damaged_files(files, tmp_path_factory):
     path = tmp_path_factory.mktemp("damaged") / "x"
     failures, outcome = {}, Counter()
