@@ -18,6 +18,7 @@ _STARTS = frozenset({"_start", "__libc_start_main", "__libc_start_call_main", "s
 _C_LIBRARY = ("libc.so", "libc-", "libpthread", "ld-linux", "ld-musl", "libc.musl")
 # Below this share of complete stacks the time in a function with all that it calls is not known.
 COMPLETE_ENOUGH_PCT = 90.0
+_LONGEST_PERIOD_NS = 1_000_000_000  # once a second; more is damage
 SPIN_ROLE = "spin"
 _WAITING = frozenset({SPIN_ROLE, "barrier", "OpenMP runtime", "futex"})
 _TOKENS = ["prefill", "decode"]
@@ -73,7 +74,7 @@ def profile(
     complete = _complete(frames)
     complete_pct = 100 * float(table["stack"].isin(complete).mean())
     totals = _totals(table, frames) if complete_pct >= COMPLETE_ENOUGH_PCT else None
-    period_ns = int(samples["period_ns"].max())
+    period_ns = min(int(samples["period_ns"].max()), _LONGEST_PERIOD_NS)
     return Profile(
         n_samples=len(table),
         period_ns=period_ns,

@@ -10,6 +10,7 @@ import shutil
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bounded import DEADLINE_S, PEAK_LIMIT_BYTES, Bounded, TooLong, damages
 from click.testing import CliRunner
@@ -20,6 +21,9 @@ from hypothesis import strategies as st
 from traces import put, write_inference
 
 from bitnet_trace.cli import cli
+from bitnet_trace.recording.reader import open_recording
+from bitnet_trace.recording.schema import SAMPLE_ROW_DTYPE, STACK_ROW_DTYPE
+from bitnet_trace.recording.writer import Writer
 
 worst = {"cases": 0, "seconds": 0.0, "peak_bytes": 0, "refused": 0, "partial": 0, "whole": 0}
 
@@ -47,6 +51,24 @@ def check_report(path, form):
     assert result.stderr == ""
     assert "\x1b" not in result.stdout
     return json.loads(result.stdout, parse_constant=pytest.fail) if form == "json" else result.stdout
+
+
+def test_a_sampling_period_that_none_can_be(tmp_path):
+    """Bits that were overwritten leave any number of 64 bits in a column."""
+    path = tmp_path / "a.btrace"
+    write_everything(path)
+    whole = open_recording(path)
+    samples = np.zeros(len(whole.samples), SAMPLE_ROW_DTYPE)
+    for name in SAMPLE_ROW_DTYPE.names:
+        samples[name] = whole.samples[name].to_numpy()
+    samples["period_ns"][len(samples) // 2 :] = (1 << 64) - 1
+    (path / "samples.arrows").unlink()
+    writer = Writer(tmp_path / "b.btrace", whole.meta)
+    writer.samples(samples, np.zeros(0, STACK_ROW_DTYPE))
+    writer.close(0)
+    (tmp_path / "b.btrace/samples.arrows").rename(path / "samples.arrows")
+    found = check_report(path, "json")
+    assert found["profile"]["n_samples"] > 0
 
 
 def as_files(folder):
