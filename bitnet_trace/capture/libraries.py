@@ -1,6 +1,7 @@
 """What a process has mapped, and the probes that belong there."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -145,7 +146,8 @@ class ProbePlacer:
             with open(mapped.link(pid), "rb") as file:
                 return self._place(file, mapped.path, key)
         except OSError as error:
-            self.warnings.append(f"{mapped.path}: {error.strerror}: not probed")
+            why = "its process had ended" if error.errno == errno.ESRCH else error.strerror
+            self.warnings.append(f"{mapped.path}: {why}: not probed")
             return Resolved()
 
     def _place(self, file: BinaryIO, path: str, key: tuple[str, int]) -> Resolved:
