@@ -78,7 +78,7 @@ class Programs:
         flags = compiler.flags(constants, rings, maps or Maps(), [name for name, chosen in choices.items() if chosen])
         self._links: list[int] = []
         self._not_held = 0
-        self._sample_frequency = self._stolen_before_ns = 0
+        self._sample_frequency = self._stolen_before_ns = self._lost_ticks = 0
         self._windows_opened = 0
         with compiler.explained():
             self._bpf = compiler.compiled(bcc, flags, extra)
@@ -342,7 +342,8 @@ class Programs:
         recursion += sum(syscalls.program_info(one)["recursion_misses"] for one in self._window_programs.values())
         # what came in no time of ours was not lost
         stolen = (host.stolen_ns() - self._stolen_before_ns) * self._sample_frequency / 1e9
-        others["ticks"] = max(others["ticks"] - math.ceil(stolen), 0)
+        self._lost_ticks = max(others["ticks"] - math.ceil(stolen), self._lost_ticks)  # what was told stays told
+        others["ticks"] = self._lost_ticks
         others.update(held=self._not_held, recursion=recursion)
         return {"events": {kind: n for kind, n in events.items() if n}, **others}
 
