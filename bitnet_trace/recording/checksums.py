@@ -6,9 +6,12 @@ Nothing large is imported here, so that it can begin while pandas is.
 import mmap
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 STREAM_SUFFIX = ".arrows"
 
@@ -16,7 +19,7 @@ STREAM_SUFFIX = ".arrows"
 class Checksums:
     """CRC-32 of the streams of one folder, as `of_streams` makes them."""
 
-    def __init__(self, folder: Path, worker: ThreadPoolExecutor) -> None:
+    def __init__(self, folder: Path, worker: "ThreadPoolExecutor") -> None:
         # a pipe would never end
         paths = [path for path in folder.glob("*" + STREAM_SUFFIX) if path.is_file()]
         self._of = {path.name: worker.submit(_crc32, path) for path in paths}
@@ -29,6 +32,8 @@ class Checksums:
 @contextmanager
 def of_streams(folder: Path) -> Iterator[Checksums]:
     """Those of the streams in `folder`; what has not begun at the end is not made."""
+    from concurrent.futures import ThreadPoolExecutor  # refuses to be imported while the interpreter ends
+
     worker = ThreadPoolExecutor(1)
     try:
         yield Checksums(folder, worker)

@@ -87,8 +87,9 @@ def differences(frame, report):
     ):
         if mine != report.summary[key]:
             found.append((key, mine, report.summary[key]))
-    roles = dict(zip(report.by_thread["tid"], report.by_thread["role"], strict=True))
-    times = dict(zip(report.by_thread["tid"], report.by_thread["cpu_ns"], strict=True))
+    # a report has a row more for what a forked thread did before its process was known; the first is the largest
+    own = report.by_thread.groupby("tid")
+    roles, times = own["role"].first().to_dict(), own["cpu_ns"].sum().to_dict()
     found += [
         (thread, roles[thread.tid], times[thread.tid])
         for thread in frame.threads
