@@ -84,8 +84,11 @@ class ByKind:
         return found
 
     def _taken_columns(self, kind: int) -> Columns:
-        rows = self._rows(kind)
-        return Columns(len(rows), lambda field: self._whole[field].take(rows))
+        if isinstance(self._columns, np.ndarray):
+            records = self.of(kind)
+            return Columns(len(records), lambda field: np.ascontiguousarray(records[field]))
+        rows, whole = self._rows(kind), self._whole  # `self` in it would be a cycle, and keep a batch's arrays alive
+        return Columns(len(rows), lambda field: whole[field].take(rows))
 
     def _taken(self, rows: npt.NDArray[np.intp]) -> Events:
         if isinstance(self._columns, np.ndarray):

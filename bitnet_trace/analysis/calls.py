@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bitnet_trace.analysis import poisson
+from bitnet_trace.analysis import intervals
 from bitnet_trace.engines.kernels import known_kernels
 from bitnet_trace.engines.names import plain
 from bitnet_trace.engines.probes import Kernel
@@ -106,10 +106,8 @@ def _mean_of(calls: npt.NDArray[np.float64]) -> Counted:
     n = len(calls)
     if n < 2:
         return Counted(float(calls.mean()), n, None)
-    from scipy import special  # 0.1 s to import
-
     error = float(calls.std(ddof=1)) / math.sqrt(n)
-    return Counted(float(calls.mean()), n, float(special.stdtrit(n - 1, (1 + _CONFIDENCE) / 2)) * error)
+    return Counted(float(calls.mean()), n, intervals.t_quantile(n - 1, _CONFIDENCE) * error)
 
 
 def with_calls(functions: pd.DataFrame, recording: Recording, phases: pd.DataFrame, period_ns: int) -> pd.DataFrame:
@@ -177,6 +175,6 @@ def _figures(
 def _interval(samples: int, calls_error: float) -> tuple[float, float]:
     """95 % interval of a number of samples (Poisson's, exactly), wider by the relative error of the calls that they
     are divided by."""
-    least, most = poisson.interval(samples, _CONFIDENCE)
+    least, most = intervals.poisson(samples, _CONFIDENCE)
     low, high = math.hypot(1 - least / samples, calls_error), math.hypot(most / samples - 1, calls_error)
     return max(samples * (1 - low), 0.0), samples * (1 + high)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bitnet_trace.analysis import intervals
 from bitnet_trace.columns import DURATIONS
 from bitnet_trace.recording.reader import Recording
 
@@ -70,10 +71,8 @@ def _half_width(residuals: "pd.Series[float]", n: float) -> float | None:
     k = len(residuals)
     if k < 2:
         return None
-    from scipy import special  # 0.1 s to import
-
     error = math.sqrt(float((residuals**2).sum()) * k / (k - 1)) / n
-    return float(special.stdtrit(k - 1, 0.975)) * error
+    return intervals.t_quantile(k - 1, 0.95) * error
 
 
 def _edges(bucket: int) -> tuple[int, int]:

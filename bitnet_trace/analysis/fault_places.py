@@ -12,11 +12,9 @@ from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.numa import pages_by_node
 from bitnet_trace.analysis.page_sizes import PageSizes, page_sizes
 from bitnet_trace.analysis.phases import UNKNOWN as UNKNOWN_PHASE
+from bitnet_trace.analysis.phases import runs
 from bitnet_trace.analysis.place_sums import SUMS, PlaceSums
-from bitnet_trace.analysis.regions import (
-    Regions,
-    known_changes,
-)
+from bitnet_trace.analysis.regions import Regions, known_changes
 from bitnet_trace.analysis.tensors import TensorTable, layer_of
 from bitnet_trace.recording.reader import Recording
 
@@ -105,13 +103,13 @@ class _NamedPhases:
 
     def _place(self, ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
         """Its place in `_ids`, or behind them. Records of one phase come one after the other."""
-        first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])[: len(ids)])
-        different = ids[first].astype(np.int64)
+        different, times = runs(ids)
+        different = different.astype(np.int64)
         place = np.searchsorted(self._ids, different)
         known = place < len(self._ids)
         known[known] = self._ids[place[known]] == different[known]
         place = np.where(known, place, len(self._ids))
-        return np.repeat(place, np.diff(np.append(first, len(ids))))
+        return np.repeat(place, times)
 
 
 def _summed(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

@@ -43,7 +43,7 @@ _MEMORY_CALLS = {
 }
 # by 2 * kernel + major, each flag as the records have it: whole arrays are compared
 _FAULTS = ("faults_user_minor", "faults_user_major", "faults_kernel_minor", "faults_kernel_major")
-_FAILED, _MAJOR, _KERNEL = (np.uint32(flag) for flag in (FaultFlag.FAILED, FaultFlag.MAJOR, FaultFlag.KERNEL))
+FAILED, MAJOR, KERNEL = (np.uint32(flag) for flag in (FaultFlag.FAILED, FaultFlag.MAJOR, FaultFlag.KERNEL))
 FULL_FLUSH = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NUMBER = {name: number for number, name in enumerate(COUNTER_FIELDS)}
 _LARGEST_SUM = float(1 << 62)
@@ -210,7 +210,18 @@ class _Fold:
 
     def __init__(self, events: ByKind, edges: PhaseEdges) -> None:
         self._edges = edges
-        self._steps: dict[int, Callable[[_Rows], None]] = {
+        counted = self._steps().keys()
+        self._rows = {kind: events.columns_of(kind) for kind in events.kinds if kind in counted}
+        keys = [rows["phase"].astype(np.uint64) << _KEY_SHIFT | rows["tid"] for rows in self._rows.values()]
+        self._code, self._keys = pd.factorize(np.concatenate([np.empty(0, np.uint64), *keys]), sort=True)
+        self._begin_ns, self._pid = edges.lookup((self._keys >> _KEY_SHIFT).astype(np.uint32))
+        self._sums: dict[str, npt.NDArray[Any]] = {}  # of those that are not all 0
+        # Parts of durations in other phases than their record's: counter, keys, amounts.
+        self._moved: list[tuple[str, npt.NDArray[np.uint64], npt.NDArray[np.float64]]] = []
+
+    def _steps(self) -> dict[int, Callable[[_Rows], None]]:
+        """What is done with each kind. Not kept: what refers to itself keeps its arrays until Python looks for such."""
+        return {
             Kind.FAULT: self._faults,
             Kind.POPULATE: self._populate,
             Kind.SWITCH_OUT: self._switches_out,
@@ -228,33 +239,33 @@ class _Fold:
             Kind.TLB: self._tlb,
             **{kind: partial(self._memory_calls, name) for kind, name in _MEMORY_CALLS.items()},
         }
-        self._rows = {kind: events.columns_of(kind) for kind in events.kinds if kind in self._steps}
-        keys = [rows["phase"].astype(np.uint64) << _KEY_SHIFT | rows["tid"] for rows in self._rows.values()]
-        self._code, self._keys = pd.factorize(np.concatenate([np.empty(0, np.uint64), *keys]))
-        self._begin_ns, self._pid = edges.lookup((self._keys >> _KEY_SHIFT).astype(np.uint32))
-        self._sums: dict[str, npt.NDArray[Any]] = {}  # of those that are not all 0
-        # Parts of durations in other phases than their record's: counter, keys, amounts.
-        self._moved: list[tuple[str, npt.NDArray[np.uint64], npt.NDArray[np.float64]]] = []
 
     def result(self) -> Sums:
-        begin = 0
+        begin, steps = 0, self._steps()
         for kind, events in self._rows.items():
-            self._steps[kind](_Rows(events, self._code[begin : begin + len(events)]))
+            steps[kind](_Rows(events, self._code[begin : begin + len(events)]))
             begin += len(events)
         return self._gathered()
 
     def _gathered(self) -> Sums:
-        unique = _different([self._keys, *(keys for _, keys, _ in self._moved)])
-        sums = {name: np.zeros(len(unique), np.int64) for name in [*self._sums, *(name for name, _, _ in self._moved)]}
-        place = np.searchsorted(unique, self._keys)
+        keys = _different([self._keys, *(keys for _, keys, _ in self._moved)])
+        place = np.searchsorted(keys, self._keys)
+        columns = {}
         for name, own in self._sums.items():
-            sums[name][place] = to_int(own)
-        for name, moved_keys, amounts in self._moved:
-            sums[name][np.searchsorted(unique, moved_keys)] += to_int(amounts)
-        some = np.zeros(len(unique), dtype=bool)
-        for values in sums.values():
-            some |= values != 0
-        return Sums(unique[some], {name: _sparse(values[some]) for name, values in sums.items()})
+            rows = np.flatnonzero(own)
+            columns[name] = place[rows], to_int(own[rows])
+        for name, moved_keys, ns in self._moved:
+            values = np.zeros(len(keys), np.int64)
+            if name in columns:
+                rows, amounts = columns[name]
+                values[rows] = amounts
+            values[np.searchsorted(keys, moved_keys)] += to_int(ns)
+            columns[name] = _sparse(values)
+        some = np.zeros(len(keys), dtype=bool)
+        for rows, _ in columns.values():
+            some[rows] = True
+        number = np.cumsum(some) - 1
+        return Sums(keys[some], {name: (number[rows], amounts) for name, (rows, amounts) in columns.items()})
 
     def _add(self, name: str, rows: _Rows, amount: Amounts | None = None) -> None:
         """Adds 1, or `amount`, for each of `rows` to the counter in the row's own phase."""
@@ -282,12 +293,12 @@ class _Fold:
     def _faults(self, rows: _Rows) -> None:
         rows = _counted(rows)
         flags = rows["arg0"]
-        failed = (flags & _FAILED) != 0
+        failed = (flags & FAILED) != 0
         self._add("faults_failed", rows.where(failed))
         handled = rows.where(~failed)
         flags = handled["arg0"]
         # all four in one pass: faults are many
-        which = (flags & _KERNEL != 0).astype(np.intp) << 1 | (flags & _MAJOR != 0)
+        which = (flags & KERNEL != 0).astype(np.intp) << 1 | (flags & MAJOR != 0)
         counts = np.bincount(handled.code << 2 | which, minlength=4 * len(self._keys)).reshape(-1, 4).T
         for name, of_keys in zip(_FAULTS, counts, strict=True):
             if of_keys.any():

@@ -125,12 +125,9 @@ class _Files:
 
     def have(self, devices: npt.NDArray[Any], inodes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which of these are among them."""
-        own: npt.NDArray[np.bool_] = np.isin(inodes, self._inodes)
-        if len(self._numbers) == 1:
-            own &= devices == self._devices[0]
-            return own
-        own[own] = np.isin(devices[own], self._devices)
-        own[own] = np.isin(self._number(devices[own], inodes[own]), self._numbers)
+        own: npt.NDArray[np.bool_] = np.isin(inodes, self._inodes) & np.isin(devices, self._devices)
+        if len(self._numbers) > 1:  # not each device with each inode
+            own[own] = np.isin(self._number(devices[own], inodes[own]), self._numbers)
         return own
 
     def _number(self, devices: npt.NDArray[Any], inodes: npt.NDArray[np.uint64]) -> Ints:

@@ -60,6 +60,13 @@ def groups(values: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.
         yield value, order[begin:end]
 
 
+def runs(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """The values that differ from the one before them, and how often each comes in a row: what is looked up for the
+    first is repeated so often."""
+    first = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
+    return values[first], np.diff(np.append(first, len(values)))
+
+
 class _Phase(NamedTuple):
     role: str
     context: int

@@ -11,13 +11,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis.by_kind import ByKind, Columns
+from bitnet_trace.analysis.fold import FAILED, KERNEL, MAJOR
 from bitnet_trace.analysis.keyed_sums import KeyedSums
 from bitnet_trace.analysis.phases import groups
 from bitnet_trace.analysis.regions import MODEL, PAGE_SHIFT, Change, Region, Regions, Spaces, event_changes
 from bitnet_trace.analysis.split import as_time
 from bitnet_trace.analysis.tensors import Coverage, TensorTable
 from bitnet_trace.columns import PLACE_SUMS
-from bitnet_trace.recording.layout import DURATION_ONLY, EVENT_DTYPE, READ_DIRECT, FaultFlag, Kind
+from bitnet_trace.recording.layout import DURATION_ONLY, EVENT_DTYPE, READ_DIRECT, Kind
 
 SUMS = [column.key for column in PLACE_SUMS]
 # Records reach the recording nearly by time: what is older than this has been overtaken by nothing.
@@ -31,8 +32,6 @@ _PAGE_MASK = ~0xFFF
 _NO_ADDRESS = 1
 _OF_CALLS = "by execve and other calls"
 _LARGEST_READ = 1 << 31  # MAX_RW_COUNT: a call returns no more
-# as the records have them: whole arrays are compared
-_FAILED, _MAJOR, _KERNEL = (np.uint32(flag) for flag in (FaultFlag.FAILED, FaultFlag.MAJOR, FaultFlag.KERNEL))
 _NO_FAULTS = {name: np.empty(0, EVENT_DTYPE[name]) for name in ("ts_ns", "phase", "arg0", "arg1", "arg2")}
 _PHASE_BITS, _TENSOR_BITS = 6, 28  # of a key of the sums
 
@@ -90,7 +89,7 @@ class PlaceSums:
     def _handled(self, faults: Columns) -> dict[str, npt.NDArray[Any]]:
         """Those that count, and those pending before them, in the order of time."""
         flags = faults["arg0"]
-        handled = (flags < DURATION_ONLY) & ((flags & _FAILED) == 0)
+        handled = (flags < DURATION_ONLY) & ((flags & FAILED) == 0)
         faults = faults if handled.all() else faults.compress(handled)
         together = {name: np.concatenate([pending, faults[name]]) for name, pending in self._pending.items()}
         times_ns = together["ts_ns"]
@@ -140,11 +139,11 @@ class PlaceSums:
             return
         pids, phases = self._phases(faults["phase"])
         regions, shifts = self._lookup(as_time(faults["ts_ns"]), pids, addresses)
-        major = (faults["arg0"] & _MAJOR) != 0
+        major = (faults["arg0"] & MAJOR) != 0
         sums = {
             "faults_minor": ~major,
             "faults_major": major,
-            "faults_kernel": (faults["arg0"] & _KERNEL) != 0,
+            "faults_kernel": (faults["arg0"] & KERNEL) != 0,
             "fault_ns": as_time(faults["arg2"]),
         }
         self._add(regions, self._tensors_at(regions, addresses - shifts), phases, sums)

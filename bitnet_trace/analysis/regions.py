@@ -73,14 +73,22 @@ class Regions:
         self.model_paths: dict[FileKey, str] = {}
         self._libraries: set[FileKey] = set()
         self._mapped: dict[tuple[int, int], tuple[int, FileKey, str | None]] = {}
-        self.learn(areas, maps, tensors)
+        self.learn_models(tensors)
+        self.learn_libraries(areas)
+        self.learn_maps(maps)
 
-    def learn(self, areas: pd.DataFrame, maps: pd.DataFrame, tensors: pd.DataFrame) -> None:
-        """More rows of these tables."""
+    def learn_models(self, tensors: pd.DataFrame) -> None:
+        """More rows of Recording.tensors."""
         for device, inode, path in _rows(tensors.drop_duplicates(["device", "inode"]), "device", "inode", "path"):
             self.model_paths[device, inode] = path
+
+    def learn_libraries(self, areas: pd.DataFrame) -> None:
+        """More rows of Recording.areas."""
         executable = areas[(areas["protection"].to_numpy(np.int64) & _EXEC) != 0]
         self._libraries |= {(device, inode) for device, inode in _rows(executable, "device", "inode") if inode}
+
+    def learn_maps(self, maps: pd.DataFrame) -> None:
+        """More rows of Recording.maps."""
         for pid, ts_ns, offset, device, inode, path in _rows(maps, "pid", "ts_ns", "offset", "device", "inode", "path"):
             self._mapped[pid, ts_ns] = offset, (device, inode), path
 

@@ -1,14 +1,14 @@
 """Everything that a report shows, computed once from a recording; what renderers take."""
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from bitnet_trace.analysis import tables, taskstats
 from bitnet_trace.analysis.absences import SwitchPairs
+from bitnet_trace.analysis.apart import begun_apart
 from bitnet_trace.analysis.asked import Scheduling, scheduling
 from bitnet_trace.analysis.barrier_tables import BarrierReport, barrier_report
 from bitnet_trace.analysis.barriers import BarrierEvents, windows_read
@@ -41,6 +41,7 @@ from bitnet_trace.columns import COUNTERS, TOKENS, by_key
 from bitnet_trace.recording.reader import Recording
 
 _BATCH = 500_000
+_MANY_EVENTS = 2_000_000  # so many are worth a process
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,18 @@ class Report:
     durations: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def build_report(recording: Recording) -> Report:
-    """The report of `recording`: its events are read once, in pieces."""
+def build_report(recording: Recording, may_fork: bool = False) -> Report:
+    """The report of `recording`: its events are read in pieces.
+
+    `may_fork`: of a large one, where faults fell is computed in a fork, for it takes as long as all the rest.
+    """
     named = name_phases(recording.phases)
+    gatherers: list[Gatherer] = []
+    if may_fork and recording.n_events >= _MANY_EVENTS:
+        places = begun_apart(partial(_places, recording, named))
+    else:
+        gatherers.append(here := PlaceGatherer(recording, named))
+        places = here.result
     latencies, requests, flushes, run_queue = FaultLatencies(), IoRequests(), TlbFlushes(), RunQueueWaits(named)
     frames = frames_of(recording)
     wait_stacks = WaitStacks(recording, frames)
@@ -114,26 +124,20 @@ def build_report(recording: Recording) -> Report:
     windows = windows_read(recording.windows)
     barriers = BarrierEvents(windows, recording.phases)
     operations = OperationEvents(windows, recording.phases)
-    places, file_reads = PlaceGatherer(recording, named), FileReads(recording.tensors)
+    file_reads = FileReads(recording.tensors)
     collapses, moves = Collapses(), NodeMoves(nodes_of(recording.meta))
     folding = Folding(recording.phases)
+    gatherers += (folding, latencies, requests, flushes, run_queue, collapses, moves, operations, file_reads)
     latest_ns = 0
-    # Where faults fell takes as long as all the rest: a thread of its own, for numpy lets others run.
-    with ThreadPoolExecutor(1) as worker:
-        beside = None
-        for columns in recording.event_columns(_BATCH):
-            events = ByKind(columns)
-            if beside is not None:
-                beside.result()
-            beside = worker.submit(_add_to, (places, file_reads), events)
-            _add_to((folding, latencies, requests, flushes, run_queue, collapses, moves, operations), events)
-            absences = pairs.add(events)
-            waits.add(absences)
-            preemptions.add(absences)
-            barriers.add(events, absences)
-            latest_ns = max(latest_ns, events.latest_ns)
-        if beside is not None:
-            beside.result()
+    for columns in recording.event_columns(_BATCH):
+        events = ByKind(columns)
+        for gatherer in gatherers:
+            gatherer.add(events)
+        absences = pairs.add(events)
+        waits.add(absences)
+        preemptions.add(absences)
+        barriers.add(events, absences)
+        latest_ns = max(latest_ns, events.latest_ns)
     folded = folding.counters()
     stored = from_stored(recording.stored_counters)
     counters = add_counters(stored, folded) if len(stored) else folded
@@ -171,7 +175,7 @@ def build_report(recording: Recording) -> Report:
         taskstats_summary=taskstats.summary(compared, meta),
         profile=sampled,
         waits=waits.by_reason(),
-        places=None if meta.get("options", {}).get("detail") == "counts" else places.result(),
+        places=None if meta.get("options", {}).get("detail") == "counts" else places(),
         ran_instead=waits.ran_instead(recording.threads, meta.get("neighbours", {})),
         preemptions=preemptions.by_phase(phases),
         barriers=barrier_report(recording, phases, met, sampled, names),
@@ -196,9 +200,12 @@ def build_report(recording: Recording) -> Report:
     return replace(report, findings=find(report))
 
 
-def _add_to(gatherers: Iterable[Gatherer], events: ByKind) -> None:
-    for gatherer in gatherers:
-        gatherer.add(events)
+def _places(recording: Recording, named: pd.DataFrame) -> FaultPlaces:
+    """With a pass over the events of its own."""
+    gatherer = PlaceGatherer(recording, named)
+    for columns in recording.event_columns(_BATCH):
+        gatherer.add(ByKind(columns))
+    return gatherer.result()
 
 
 def _tlb(total: pd.DataFrame, flushes: TlbFlushes) -> dict[str, Any] | None:

@@ -72,7 +72,7 @@ def _rendered(paths: list[list[Path]], form: str, color: bool) -> str:
     from bitnet_trace.render import comparison, html, markdown, text
 
     groups = [
-        Group(name, [metrics(build_report(open_recording(path))) for path in own])
+        Group(name, [metrics(build_report(open_recording(path), may_fork=True)) for path in own])
         for name, own in zip(group_names(paths), paths, strict=True)
     ]
     compared = [compare(groups[0], other) for other in groups[1:]]

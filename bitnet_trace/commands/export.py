@@ -97,7 +97,7 @@ def _report(path: Path) -> "Report":
     from bitnet_trace.analysis.report import build_report
     from bitnet_trace.recording.reader import open_recording
 
-    return build_report(open_recording(path))
+    return build_report(open_recording(path), may_fork=True)
 
 
 def _csv(report: "Report", name: str) -> str:

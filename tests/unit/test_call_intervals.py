@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import special
 
-from bitnet_trace.analysis import poisson
+from bitnet_trace.analysis import intervals
 from bitnet_trace.analysis.calls import _interval, counted
 from bitnet_trace.analysis.durations import _edges, durations
 
@@ -74,7 +74,7 @@ def test_a_token_without_a_call_counts_as_none():
 def test_intervals_of_counts_are_those_of_scipy(n, confidence):
     tail = (1 - confidence) / 2
     expected = special.gammaincinv(n, tail), special.gammaincinv(n + 1, 1 - tail)
-    assert poisson.interval(n, confidence) == pytest.approx(expected, rel=1e-9)
+    assert intervals.poisson(n, confidence) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("samples", "error"), [(3, 0.0), (30, 0.0), (300, 0.0), (300, 0.1)])

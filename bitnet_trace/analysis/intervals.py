@@ -1,4 +1,7 @@
-"""What a count says of its mean. SciPy has it too, but takes longer to import than most reports take to make."""
+"""What counts and samples say of a mean.
+
+SciPy has it all, but takes 0.3 s to import, a fifth of a report: the interval that most reports need does without.
+"""
 
 import math
 from statistics import NormalDist
@@ -8,7 +11,14 @@ import numpy as np
 _STEPS = 5  # each doubles the digits, of which the first guess has one
 
 
-def interval(n: int, confidence: float) -> tuple[float, float]:
+def t_quantile(freedom: int, confidence: float) -> float:
+    """How many standard errors the interval of a mean is wide to each side, by Student's distribution."""
+    from scipy import special
+
+    return float(special.stdtrit(freedom, (1 + confidence) / 2))
+
+
+def poisson(n: int, confidence: float) -> tuple[float, float]:
     """The exact interval of the mean of a Poisson distribution from which `n` > 0 was drawn (Garwood 1936)."""
     tail = (1 - confidence) / 2
     return _gamma_quantile(n, tail), _gamma_quantile(n + 1, 1 - tail)
