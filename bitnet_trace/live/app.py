@@ -4,7 +4,7 @@ import asyncio
 import bisect
 import contextlib
 import itertools
-import os
+import select
 import signal
 import socket
 from dataclasses import replace
@@ -231,7 +231,7 @@ class _SocketApp(LiveApp):
 
     def __init__(self, frames: socket.socket) -> None:
         super().__init__()
-        self._frames, self._tracer = frames, os.getppid()
+        self._frames = frames
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -251,7 +251,7 @@ class _SocketApp(LiveApp):
                 asyncio.get_running_loop().remove_reader(self._frames.fileno())
                 last = newest or self.frame
                 newest = last if last.ended else replace(last, ended=True, status="the tracer has ended")
-                if os.getppid() != self._tracer:
+                if self._tracer_is_gone():
                     # it was killed: the shell that it was a job of wants its terminal back
                     self.exit(return_code=1, message="bitnet-trace: the tracer was killed")
                 break
@@ -261,6 +261,15 @@ class _SocketApp(LiveApp):
             newest = Frame.from_json(data.decode())
         if newest is not None:
             self.feed(newest)
+
+    def _tracer_is_gone(self) -> bool:
+        """Whether it closed its end of the socket, and did not only say that no more frames come.
+
+        Who dies closes its files first and is somebody else's parent after that: getppid() would come too early.
+        """
+        poll = select.poll()
+        poll.register(self._frames, 0)
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
 
     def _tell(self, word: bytes) -> None:
         with contextlib.suppress(OSError):

@@ -133,6 +133,7 @@ class Figures:
             name: np.bincount(group, counter(newest.values, name)[chosen], minlength=len(rows)) / max(len(working), 1)
             for name in _PART_COUNTERS
         }
+        mean["cpu_ns"] += self._open_on_cpu(rows, working, now_ns) / max(len(working), 1)
         for place, row in enumerate(rows):
             ended = row["end_ns"] is not None
             dur_ns = max((row["end_ns"] if ended else now_ns) - row["begin_ns"], 0)
@@ -202,6 +203,17 @@ class Figures:
             )
         self._before, self._spins_before = after, spins
         return sorted(lines, key=lambda line: -line.cpu_ns)
+
+    def _open_on_cpu(self, rows: list[dict[str, Any]], working: set[int], now_ns: int) -> npt.NDArray[np.float64]:
+        """For how long working threads that have not left their CPU since were on it in each of these calls: counters
+        have that when they leave it, and some compute for seconds."""
+        begin, end = np.array([(row["begin_ns"], row["end_ns"] or now_ns) for row in rows], np.int64).reshape(-1, 2).T
+        total = np.zeros(len(rows))
+        for tid in working:
+            thread = self._fold.threads.by_tid[tid]
+            if thread.state == "R" and thread.since_ns:
+                total += (np.minimum(end, now_ns) - np.maximum(begin, thread.since_ns)).clip(min=0)
+        return total
 
     def _functions(self) -> list[FunctionLine]:
         counts = self._fold.samples.by_function()

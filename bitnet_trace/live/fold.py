@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.fold import fold_batch
+from bitnet_trace.analysis.split import PhaseEdges
 from bitnet_trace.live.happenings import Happenings
 from bitnet_trace.live.phase_book import NAMES, PhaseBook
 from bitnet_trace.live.places import Places
@@ -28,6 +29,8 @@ _FORMER, _FORMER_CALLERS = -2, -1  # in place of a process: all that are forgott
 _LATE = 1 << 14  # phases that have begun since: the word of one comes before, or was lost
 _UNKNOWN = len(NAMES) - 1
 _NO_EVENTS = np.empty(0, EVENT_DTYPE)
+# Events at a time: the memory for a piece is used again for the next one, larger arrays are new pages each time.
+_PIECE = 1 << 18
 
 Events = npt.NDArray[np.void]
 Row = dict[str, Any]
@@ -106,7 +109,10 @@ class Fold:
             self.happenings.take_areas(rows)
         elif stream == "tensors":
             self.places.take_tensors(rows)
-        elif stream in ("samples", "stacks", "symbols"):
+        elif stream == "samples":
+            self.samples.take(stream, rows)
+            self.threads.take_samples(rows)
+        elif stream in ("stacks", "symbols"):
             self.samples.take(stream, rows)
 
     def finish(self) -> None:
@@ -242,12 +248,17 @@ class Fold:
         self._held_back = _NO_EVENTS
         if not all_of_it and late.any():
             self._held_back, batch = batch[late], batch[~late]
-        if len(batch):
-            events, edges = ByKind(batch), self.book.edges()
-            self.threads.take_events(events)
-            self.stragglers.take_events(events)
-            self.places.take_events(events, edges)
-            self._add(Sums.of(fold_batch(events, edges)))
+        if not len(batch):
+            return
+        edges = self.book.edges()
+        for begin in range(0, len(batch), _PIECE):
+            self._fold(ByKind(batch[begin : begin + _PIECE]), edges)
+
+    def _fold(self, events: ByKind, edges: PhaseEdges) -> None:
+        self.threads.take_events(events)
+        self.stragglers.take_events(events)
+        self.places.take_events(events, edges)
+        self._add(Sums.of(fold_batch(events, edges)))
 
     def _add(self, sums: Sums) -> None:
         codes = self.book.codes_of((sums.keys >> KEY_SHIFT).astype(np.uint32))

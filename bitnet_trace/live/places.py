@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from bitnet_trace.analysis.by_kind import ByKind
+from bitnet_trace.analysis.phases import runs
 from bitnet_trace.analysis.place_sums import KINDS, SUMS, PlaceSums
 from bitnet_trace.analysis.regions import MODEL, Regions, area_changes, fork_changes
 from bitnet_trace.analysis.split import PhaseEdges
@@ -49,21 +50,21 @@ class Places:
 
     def take_maps(self, rows: list[Row]) -> None:
         """Rows of schema.MAP_SCHEMA."""
-        self._regions.learn(_table(AREA_SCHEMA), _table(MAP_SCHEMA, rows), _table(TENSOR_SCHEMA))
+        self._regions.learn_maps(_table(MAP_SCHEMA, rows))
         self._regions.forget_mapped(_MOST_MAPPED)
         self._wait_for_models(rows)
 
     def take_areas(self, rows: list[Row]) -> None:
         """Rows of schema.AREA_SCHEMA."""
         areas = _table(AREA_SCHEMA, rows)
-        self._regions.learn(areas, _table(MAP_SCHEMA), _table(TENSOR_SCHEMA))
+        self._regions.learn_libraries(areas)
         self._sums.know(area_changes(self._regions, areas))
         self._wait_for_models(rows)
 
     def take_tensors(self, rows: list[Row]) -> None:
         """Rows of schema.TENSOR_SCHEMA, of all models that were mapped or read and are new."""
         tensors = _table(TENSOR_SCHEMA, rows)
-        self._regions.learn(_table(AREA_SCHEMA), _table(MAP_SCHEMA), tensors)
+        self._regions.learn_models(tensors)
         self._tensors.add(tensors)
         self._go_on()
 
@@ -90,15 +91,14 @@ class Places:
         """Name, path, whether it is a tensor, and columns.PLACE_SUMS: of regions, then of tensors."""
         table = self._sums.table()
         models = set(self._regions.model_paths.values())
-        for number, of_region in table.groupby("region")[SUMS].sum().sort_index().iterrows():
-            region, path = self._regions.known[int(str(number))]
+        for number, of_region in _sums_by(table, "region"):
+            region, path = self._regions.known[number]
             name = MODEL if path in models else region  # it was mapped before it was known to be one
-            yield name, path, False, {key: int(of_region[key]) for key in SUMS}
+            yield name, path, False, of_region
         in_tensors = table[table["tensor"] >= 0]
-        paths = dict(zip(in_tensors["tensor"].tolist(), in_tensors["region"].tolist(), strict=True))
-        for number, of_tensor in in_tensors.groupby("tensor")[SUMS].sum().iterrows():
-            path = self._regions.known[paths[int(str(number))]].path
-            yield self._tensors.names[int(str(number))], path, True, {key: int(of_tensor[key]) for key in SUMS}
+        region_of = dict(zip(in_tensors["tensor"].tolist(), in_tensors["region"].tolist(), strict=True))
+        for number, of_tensor in _sums_by(in_tensors, "tensor"):
+            yield self._tensors.names[number], self._regions.known[region_of[number]].path, True, of_tensor
 
     def _wait_for_models(self, rows: Iterable[Row]) -> None:
         new = {row["path"] for row in rows if str(row["path"] or "").endswith(".gguf")} - self._models
@@ -125,9 +125,16 @@ class _Processes:
 
     def __call__(self, ids: npt.NDArray[np.uint32]) -> tuple[Ints, Ints]:
         # records of one phase come one after the other
-        first = np.flatnonzero(np.append(True, ids[1:] != ids[:-1])[: len(ids)])
-        _, pids = self.edges.lookup(ids[first])
-        return np.repeat(pids, np.diff(np.append(first, len(ids)))), np.zeros(len(ids), np.int64)
+        different, times = runs(ids)
+        _, pids = self.edges.lookup(different)
+        return np.repeat(pids, times), np.zeros(len(ids), np.int64)
+
+
+def _sums_by(table: pd.DataFrame, key: str) -> Iterator[tuple[int, dict[str, int]]]:
+    """Each number in the column `key`, in ascending order, with its sums."""
+    sums = table.groupby(key)[SUMS].sum()
+    of_each: list[Any] = sums.to_dict("records")
+    return zip(sums.index.tolist(), of_each, strict=True)
 
 
 def _table(schema: pa.Schema, rows: list[Row] | tuple[()] = ()) -> pd.DataFrame:

@@ -54,8 +54,7 @@ class SampleSums:
     def settle(self) -> None:
         """Stacks are told once; those of the rarest places are not kept."""
         if len(self._leaves) > _MOST_STACKS:
-            self._leaves = dict(list(self._leaves.items())[-_MOST_STACKS // 2 :])
-            self._places = {place: place for place in self._leaves.values()}
+            self._keep(dict(list(self._leaves.items())[-_MOST_STACKS // 2 :]))
 
     def settled(self, ids: npt.NDArray[np.uint32], codes: npt.NDArray[np.int8]) -> None:
         """These phases have their final names."""
@@ -79,8 +78,7 @@ class SampleSums:
             self._former[function, module] = n + sum(self.counts.pop(place).values()), role
         gone = {stack for stack, place in self._leaves.items() if place[0] in pids}
         if gone:
-            self._leaves = {stack: place for stack, place in self._leaves.items() if stack not in gone}
-            self._places = {place: place for place in self._leaves.values()}
+            self._keep({stack: place for stack, place in self._leaves.items() if stack not in gone})
         waiting = {place for _, place in self._newest}
         for place in [place for place in self.names if place[0] in pids and place not in waiting]:
             del self.names[place]
@@ -117,6 +115,10 @@ class SampleSums:
             before, _ = result.get((function, module), (0, role))
             result[function, module] = before + sum(of_place.values()), role
         return result
+
+    def _keep(self, leaves: dict[int, Place]) -> None:
+        self._leaves = leaves
+        self._places = {place: place for place in leaves.values()}
 
     def _count(self, sums: npt.NDArray[np.int64], code: int, place: Place) -> None:
         sums[code, 0] += 1

@@ -1,6 +1,6 @@
 """What each thread is doing: its name, whether it runs, and where, from its last switch."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,7 @@ class ThreadTable:
     def __init__(self) -> None:
         self.by_tid: dict[int, Thread] = {}
         self._ended: deque[int] = deque()
+        self._sampled: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)  # by thread: when, and on which CPU
         self.n_forgotten = 0
 
     def take_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -82,6 +83,26 @@ class ThreadTable:
                 continue
             thread.since_ns, thread.cpu = ts_ns, cpu
             thread.state = "R" if kind == Kind.SWITCH_IN else _state(arg0)
+        self._believe_samples()
+
+    def take_samples(self, rows: npt.NDArray[np.void]) -> None:
+        """SAMPLE_ROW_DTYPE, of the same time as the events that come next."""
+        timer = rows[rows["reason"] == 0]
+        self._sampled.clear()
+        for tid, ts_ns, cpu in zip(*(timer[name].tolist() for name in ("tid", "ts_ns", "cpu")), strict=True):
+            self._sampled[tid].append((ts_ns, cpu))
+        self._believe_samples()
+
+    def _believe_samples(self) -> None:
+        """Who is sampled by the timer runs, also where the switch to it was not told: some guests' kernels hide some,
+        which are put right when the thread leaves the CPU, a second later perhaps."""
+        for tid, sampled in self._sampled.items():
+            thread = self.by_tid.get(tid)
+            if thread is None or thread.state in (None, "R", "X"):  # None: switches are not told, but counted only
+                continue
+            since = next(((ts_ns, cpu) for ts_ns, cpu in sampled if ts_ns > thread.since_ns), None)
+            if since is not None:
+                thread.state, (thread.since_ns, thread.cpu) = "R", since
 
 
 def _last_by_tid(events: npt.NDArray[np.void]) -> npt.NDArray[np.void]:

@@ -17,6 +17,7 @@ from bitnet_trace.live.plain import line
 from bitnet_trace.live.replay import Replay
 from bitnet_trace.recording.layout import FaultFlag, Kind, Role, SwitchFlag
 from bitnet_trace.recording.reader import open_recording
+from bitnet_trace.recording.schema import SAMPLE_ROW_DTYPE
 from bitnet_trace.recording.writer import Writer
 from tests.bench import folding
 from tests.unit.traces import META, MS, PID, Script, event, events, inference_events, write_inference
@@ -25,7 +26,6 @@ N_TOKENS = 1500
 PLACE_KEYS = [column.key for column in PLACE_SUMS]
 N_CALLS = 7
 STACKS = np.dtype([("stack", "u4"), ("pid", "u4"), ("level", "u4"), ("address", "u8")])
-SAMPLES = np.dtype([("stack", "u4"), ("tid", "u4"), ("phase", "u4"), ("reason", "u1")])
 
 
 def long_run():
@@ -87,9 +87,8 @@ def differences(frame, report):
     ):
         if mine != report.summary[key]:
             found.append((key, mine, report.summary[key]))
-    # a report has a row more for what a forked thread did before its process was known; the first is the largest
-    own = report.by_thread.groupby("tid")
-    roles, times = own["role"].first().to_dict(), own["cpu_ns"].sum().to_dict()
+    roles = dict(zip(report.by_thread["tid"], report.by_thread["role"], strict=True))
+    times = dict(zip(report.by_thread["tid"], report.by_thread["cpu_ns"], strict=True))
     found += [
         (thread, roles[thread.tid], times[thread.tid])
         for thread in frame.threads
@@ -184,7 +183,9 @@ def test_processes_that_come_and_go():
         fold.take("events", events(*batch))
         fold.take("stacks", np.array([(number, pid, 0, 4096 + number)], STACKS))
         fold.take("symbols", [{"pid": pid, "address": 4096 + number, "module": "/m", "function": "f", "spins": False}])
-        fold.take("samples", np.array([(number, pid, rows[2]["id"], 0)], SAMPLES))
+        sample = np.zeros(1, SAMPLE_ROW_DTYPE)
+        sample["stack"], sample["tid"], sample["phase"] = number, pid, rows[2]["id"]
+        fold.take("samples", sample)
         fold.take("threads", [{**thread, "tid": tid, "end_ns": rows[-1]["end_ns"], "exit_code": 0} for tid in tids])
         fold.settle()
         figures.frame(rows[-1]["end_ns"], {})
@@ -247,6 +248,32 @@ def test_states_of_threads_come_from_their_last_switch():
     states = {tid: fold.threads.by_tid[tid].state for tid in tids}
     assert states == {**dict.fromkeys(tids, "R"), 7000: "D"}
     assert fold.threads.by_tid[PID + 3].since_ns == batch["ts_ns"][-3]
+
+
+def test_a_thread_that_is_sampled_runs():
+    """Also where the switch to it was not told, as a timer's sample is one of a running thread."""
+    fold = Fold()
+    thread = {"pid": PID, "comm": "x", "start_ns": 0, "end_ns": None, "exit_code": None}
+    fold.take("threads", [{**thread, "tid": tid} for tid in (PID, PID + 1)])
+    script = Script()
+    script.call(Role.DECODE, 50 * MS, 1, samples=1)
+    fold.take("phases", script.exit().rows())
+    fold.take("events", events(event(Kind.SWITCH_OUT, 10 * MS, 1, PID, SwitchFlag.PREEMPT)))
+    samples = np.zeros(3, SAMPLE_ROW_DTYPE)
+    samples["ts_ns"], samples["tid"], samples["reason"], samples["cpu"] = (5 * MS, 20 * MS, 30 * MS), PID, (0, 0, 7), 3
+    fold.take("samples", samples[:1])
+    assert fold.threads.by_tid[PID].state == "r"
+    fold.take("samples", samples[1:])
+    assert (fold.threads.by_tid[PID].state, fold.threads.by_tid[PID].since_ns) == ("R", 20 * MS)
+    assert fold.threads.by_tid[PID].cpu == 3
+    # samples come before the events of the same time
+    samples["ts_ns"] += np.uint64(40 * MS)
+    fold.take("samples", samples[:2])
+    fold.take("events", events(event(Kind.SWITCH_OUT, 50 * MS, 1, PID, SwitchFlag.VOLUNTARY | 1 << 8)))
+    assert (fold.threads.by_tid[PID].state, fold.threads.by_tid[PID].since_ns) == ("R", 60 * MS)
+    samples["tid"] = PID + 1
+    fold.take("samples", samples)
+    assert fold.threads.by_tid[PID + 1].state is None  # no switches are told where they are counted only
 
 
 def test_a_phase_whose_word_comes_late():

@@ -160,6 +160,32 @@ def test_keys_of_a_run_that_goes_on():
     tracer.close()
 
 
+def end_of(frames, end):
+    """The screen of these frames, a moment after `end()`."""
+
+    async def run():
+        app = _SocketApp(frames)
+        async with app.run_test(size=(80, 24)) as pilot:
+            end()
+            await pilot.pause(0.3)
+        return app
+
+    return asyncio.run(run())
+
+
+def test_it_stays_after_the_last_frame():
+    frames, tracer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with frames, tracer:
+        assert end_of(frames, lambda: tracer.shutdown(socket.SHUT_WR)).return_code is None
+
+
+def test_it_goes_with_a_tracer_that_dies():
+    """Whose files the kernel closes while it is still our parent."""
+    frames, tracer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with frames:
+        assert end_of(frames, tracer.close).return_code == 1
+
+
 def test_quit(recording):
     _, app = drive(recording, "q")
     assert app.return_code == 0
