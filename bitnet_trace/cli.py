@@ -119,7 +119,6 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
-        sys.excepthook = lambda *_: None  # no traceback
         raise KeyboardInterrupt from None  # of which Python dies by SIGINT, after all that is to be done at an exit
     except OSError as error:  # the text of --help or --version cannot be written
         for line in describe(error):

@@ -1,7 +1,12 @@
-"""Where the command begins: an interrupt while Python is still importing ends it without a traceback."""
+"""Where the command begins: an interrupt ends it without a traceback, also while Python is still importing."""
 
-import signal
-from typing import NoReturn
+import sys
+
+_show = sys.excepthook
+sys.excepthook = lambda kind, *rest: None if kind is KeyboardInterrupt else _show(kind, *rest)
+
+import signal  # noqa: E402 - these take milliseconds, in which an interrupt may come
+from typing import NoReturn  # noqa: E402
 
 
 def main() -> NoReturn:

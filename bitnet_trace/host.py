@@ -5,6 +5,7 @@ Each fact has one source, named beside it; files are read below `root`, so that 
 """
 
 import dataclasses
+import functools
 import importlib.util
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 from bitnet_trace.errors import TraceError
 
+_MOST_CPUS = 8192  # that a kernel for x86-64 can be built for
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 # include/uapi/linux/capability.h
 _CAPABILITIES = {
@@ -176,6 +178,13 @@ def stolen_ns(root: Path = Path("/")) -> int:
     """What the hypervisor has taken from this machine's CPUs since it started, to 10 ms; 0 where nobody says."""
     of_all = (_text(root / "proc/stat") or "").partition("\n")[0].split()
     return (_number(of_all[8]) or 0) * 1_000_000_000 // os.sysconf("SC_CLK_TCK") if len(of_all) > 8 else 0
+
+
+@functools.cache
+def n_possible_cpus(root: Path = Path("/")) -> int:
+    """One more than the largest number that a CPU of this machine may ever have."""
+    cpus = cpu_list(_text(root / "sys/devices/system/cpu/possible"))
+    return max(cpus) + 1 if cpus else _MOST_CPUS
 
 
 def find_bcc() -> Bcc | None:

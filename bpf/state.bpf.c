@@ -32,8 +32,9 @@ struct thread {
 	u32 cpu;
 	u32 exiting;
 	u32 counting;		/* perf's counters are kept for it */
-	u32 unused;
-	/* after its end was told: what the kernel's accounting of it has no more */
+	/* after its end was told: its phase, as its process may be gone before its last switch, and what the kernel's
+	 * accounting of it has no more */
+	u32 exit_phase;
 	u64 exit_ts;
 	u64 late_switches;	/* voluntary | involuntary << 32 */
 	u64 late_runq_ns;

@@ -194,6 +194,7 @@ TRACEPOINT(sched_process_exit)
 	t->call_ts = t->in_kernel ? 0 : now;
 	t->call_offcpu_ns = t->offcpu_ns;
 	t->exiting = 1;
+	t->exit_phase = phase;
 	t->exit_ts = now;
 	READ_KERNEL(code, task, TASK_EXIT_CODE);
 

@@ -4,7 +4,7 @@
 static __always_inline u32 phase_of(struct thread *t)
 {
 	struct process *p = processes.lookup(&t->pid);
-	return p ? p->phase : 0; /* 0: its process could not be kept, which was counted as lost */
+	return p ? p->phase : t->exit_phase; /* 0: its process could not be kept, which was counted as lost */
 }
 
 #ifdef DETAIL_COUNTS

@@ -1,13 +1,11 @@
 """What threads asked of the scheduler, and what they had in the end: records of the ring `tasks` as rows."""
 
-import functools
-import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bitnet_trace.host import n_possible_cpus
 from bitnet_trace.recording.layout import TaskKind
 
 SETAFFINITY, SETPRIORITY = "sched_setaffinity", "setpriority"
@@ -43,17 +41,7 @@ def _row(event: np.void) -> dict[str, Any]:
 def _mask(event: np.void, ended: bool) -> int:
     mask = int.from_bytes(event["text"], "little")
     # what the kernel keeps beyond the CPUs that it may ever have is left as the memory was
-    return mask & (1 << _n_possible()) - 1 if ended else mask
-
-
-@functools.cache
-def _n_possible() -> int:
-    """One more than the largest number that a CPU of this machine may have."""
-    try:
-        text = Path("/sys/devices/system/cpu/possible").read_text()
-    except OSError:
-        return 512
-    return int(re.split("[-,]", text.strip())[-1]) + 1
+    return mask & (1 << n_possible_cpus()) - 1 if ended else mask
 
 
 def cpu_list(mask: int) -> str:

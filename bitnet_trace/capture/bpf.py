@@ -276,21 +276,19 @@ class Programs:
         """Completions of io_uring that found their ring full; None when the kernel does not tell."""
         if "io_uring_cqe_overflow" not in self._tracepoints:
             return None
-        return int(self._bpf["lost_others"].sum(ctypes.c_int(_IO_OVERFLOWS)).value)
+        return self._sum("lost_others", _IO_OVERFLOWS)
 
     def calls_32_bit(self) -> int:
         """System calls of 32-bit code: their time is counted, what they did is not."""
-        return int(self._bpf["lost_others"].sum(ctypes.c_int(_CALLS_32_BIT)).value)
+        return self._sum("lost_others", _CALLS_32_BIT)
 
     def probe_hits(self, count: int) -> list[int]:
         """Hits of the probes with cookies 0 to count − 1, of traced processes only."""
-        table = self._bpf["probe_hits"]
-        return [int(table.sum(ctypes.c_int(cookie)).value) for cookie in range(count)]
+        return [self._sum("probe_hits", cookie) for cookie in range(count)]
 
     def hits_of(self, cookies: list[int]) -> int:
         """Hits of some probes together."""
-        table = self._bpf["probe_hits"]
-        return sum(int(table.sum(ctypes.c_int(cookie)).value) for cookie in cookies)
+        return sum(self._sum("probe_hits", cookie) for cookie in cookies)
 
     def open_window(self, is_open: bool) -> None:
         """What the programs of windows are hit by is recorded from now on, or no more."""
@@ -305,8 +303,7 @@ class Programs:
 
     def window_hits(self) -> tuple[int, int]:
         """Hits of the programs of windows so far: all, and those that were recorded."""
-        table = self._bpf["window_hits"]
-        return int(table.sum(ctypes.c_int(0)).value), int(table.sum(ctypes.c_int(1)).value)
+        return self._sum("window_hits", 0), self._sum("window_hits", 1)
 
     def take_window_calls(self) -> list[tuple[int, int, int]]:
         """(phase, row of meta's probes, calls) that count_function counted since the last time; no window is open."""
@@ -335,9 +332,8 @@ class Programs:
 
         `held`: processes whose libraries that they load later are not looked at.
         """
-        lost_events, lost_others = self._bpf["lost_events"], self._bpf["lost_others"]
-        events = {kind.name.lower(): int(lost_events.sum(ctypes.c_int(kind)).value) for kind in Kind}
-        others = {name: int(lost_others.sum(ctypes.c_int(i)).value) for i, name in enumerate(_LOST_OTHER)}
+        events = {kind.name.lower(): self._sum("lost_events", kind) for kind in Kind}
+        others = {name: self._sum("lost_others", number) for number, name in enumerate(_LOST_OTHER)}
         recursion = sum(info["recursion_misses"] for info in self._infos())
         recursion += sum(syscalls.program_info(one)["recursion_misses"] for one in self._window_programs.values())
         # what came in no time of ours was not lost
@@ -351,14 +347,17 @@ class Programs:
         """What the programs took while they were timed, by the kernel's own accounting, on all CPUs; `calls` of them
         were ends of system calls. And always, timed or not: how many of either were for programs of others."""
         infos = list(self._infos())
-        others = self._bpf["others"]
         return {
             "bpf_ns": sum(info["run_time_ns"] for info in infos),
             "bpf_runs": sum(info["run_count"] for info in infos),
             "calls": syscalls.program_info(self._loaded["sys_exit"])["run_count"],
-            "others_runs": int(others.sum(ctypes.c_int(0)).value),
-            "others_calls": int(others.sum(ctypes.c_int(1)).value),
+            "others_runs": self._sum("others", 0),
+            "others_calls": self._sum("others", 1),
         }
+
+    def _sum(self, name: str, key: int) -> int:
+        """Of a per-CPU array, over all CPUs."""
+        return int(self._bpf[name].sum(ctypes.c_int(key)).value)
 
     def _infos(self) -> Iterator[dict[str, int]]:
         for descriptor in (*self._loaded.values(), self._engine_program):

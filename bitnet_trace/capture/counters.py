@@ -10,7 +10,7 @@ from typing import Any
 from bitnet_trace.capture import syscalls
 from bitnet_trace.capture.perf_events import PerfEvent
 from bitnet_trace.errors import TraceError
-from bitnet_trace.host import cpu_list
+from bitnet_trace.host import cpu_list, n_possible_cpus
 
 _MOST = 32
 
@@ -25,7 +25,7 @@ class Counters:
             raise TraceError(f"{len(wanted)} counters, {_MOST} are possible", "name fewer with --counters")
         folder = root / "sys/devices/system/cpu"
         self._online = cpu_list((folder / "online").read_text().strip()) or (0,)
-        self._n_cpus = max(cpu_list((folder / "possible").read_text().strip()) or self._online) + 1
+        self._n_cpus = n_possible_cpus(root)
         self._wanted = [self._tried(event) for event in wanted]
         self.events = [event for event in self._wanted if event.reason is None]
         self.numbers = [number for number, event in enumerate(self._wanted) if event.reason is None]

@@ -182,15 +182,12 @@ def _serve(connection: socket.socket, user: Identity) -> NoReturn:
             user.assume()
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT_BYTES, _MEMORY_LIMIT_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        questions = select.poll()
+        questions.register(connection, select.POLLIN)
         while True:
-            connection.settimeout(_IDLE_S)
-            try:
-                line, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 4)
-            except TimeoutError:  # most is asked at the beginning, and tables of large files are large
-                footprint.trim()
-                connection.settimeout(None)
-                line, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 4)
-            connection.settimeout(None)
+            if not questions.poll(_IDLE_S * 1000):
+                footprint.trim()  # most is asked at the beginning, and tables of large files are large
+            line, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 4)
             if not line:
                 break
             answer = answers.to(json.loads(line), descriptors)

@@ -183,6 +183,7 @@ class Run:
             if time.monotonic() >= next_meta:
                 tracing.record(lambda: tracing.writer.update_meta(**tracing.meta()))
                 next_meta = time.monotonic() + _META_INTERVAL_S
+        self._handle_ends()  # the user insisted: by that it may have ended, during a long turn of ours
         tracing.mark("ended")
         tracing.meter.end()
         self._before_finish()

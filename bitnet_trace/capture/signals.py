@@ -11,7 +11,7 @@ _TO_TARGET = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, sig
 _STOPS = {signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _TAKEN = _TO_TARGET | _STOPS | {signal.SIGCHLD}
 # Two presses of Ctrl-C within this time mean us as well, if the program does not end by them.
-_TWICE_S, _TO_END_S = 1.0, 0.5
+_TWICE_S, _TO_END_S = 1.0, 1.0
 
 
 def die_of_interrupt() -> None:

@@ -46,7 +46,6 @@ class _Ended(KeyboardInterrupt):
 
 @click.command(
     epilog=_EXAMPLES,
-    context_settings={"ignore_unknown_options": False},
     short_help="Which settings make a command faster.",
 )
 @click.argument("spec", required=False)

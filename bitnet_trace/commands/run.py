@@ -9,7 +9,7 @@ from bitnet_trace.commands.tracing import as_root_option, environment_option, op
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
     epilog="Example: sudo bitnet-trace run -o hello.btrace -- llama-cli -m model.gguf -p hello -n 32",
 )
 @click.option("--no-output", is_flag=True, help="Keep nothing of what the program prints (prompts are private).")

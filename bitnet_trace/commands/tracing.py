@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from bitnet_trace.capture.options import Options
     from bitnet_trace.capture.session import Result
 
+_Command = Callable[..., Any]
+
 _BUFFER_SIZES = [str(1 << n) for n in range(11)]
 
 
@@ -152,14 +154,19 @@ _RING = (
 )
 
 
-def ring_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def ring_options(command: _Command) -> _Command:
     """The options of the flight recorder."""
-    return functools.reduce(lambda decorated, option: option(decorated), reversed(_RING), command)
+    return _with(_RING, command)
 
 
-def tracing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that all commands have which trace, in this order."""
-    return functools.reduce(lambda decorated, option: option(decorated), reversed(_TRACING), command)
+def tracing_options(command: _Command) -> _Command:
+    """The options that all commands have which trace."""
+    return _with(_TRACING, command)
+
+
+def _with(options: tuple[Callable[[_Command], _Command], ...], command: _Command) -> _Command:
+    """The command with these options, in this order."""
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
 def require_ring(chosen: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def test_an_interrupt_is_died_of():
     """130 to a shell, whose loop ends too; what was printed before is not lost."""
     program = """
 import click, sys
-from bitnet_trace import cli
+from bitnet_trace import cli, entry
 
 @click.command()
 def command():
@@ -80,7 +80,7 @@ def command():
 
 cli.LazyGroup.get_command = lambda self, ctx, name: command
 sys.argv = ["bitnet-trace", "any"]
-cli.main()
+entry.main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == -signal.SIGINT
@@ -91,6 +91,15 @@ cli.main()
 def test_usage_errors_are_2(monkeypatch, capsys):
     assert invoke(monkeypatch, lambda: 0, "--no-such-option") == 2
     assert "no such option" in capsys.readouterr().err.lower()
+
+
+@pytest.mark.parametrize("command", ["run", "top", "attach", "experiment"])
+def test_an_unknown_option_is_not_the_program(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bitnet-trace", command, "--detial", "events", "--", "/bin/true"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert "--detial" in capsys.readouterr().err
 
 
 def test_unknown_command_is_2(monkeypatch, capsys):
