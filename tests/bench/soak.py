@@ -5,6 +5,7 @@ against the time. Says what it found, and exits with 1 where it is too much.
 """
 
 import argparse
+import contextlib
 import os
 import platform
 import signal
@@ -15,6 +16,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 TOOL = [sys.executable, "-m", "bitnet_trace"]
 PROGRAM = Path(__file__).parents[1] / "programs" / "endless.c"
@@ -57,21 +60,27 @@ class Soak:
         )
 
 
-def memory_kb(pid: int) -> int:
-    """Proportional share of the memory of a process: Pss."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(text.split("\nPss:", 1)[1].split()[0])
+def memory_kb(view: psutil.Process) -> float:
+    """Proportional share of the memory of a process and of those that it has started: Pss."""
+    total = 0
+    for process in family(view):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_full_info().pss
+    return total / 1024
 
 
-def family(pid: int) -> list[int]:
-    """A process and those that it has started."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(one for child in children for one in family(int(child)))]
+def cpu_s(view: psutil.Process) -> float:
+    """CPU time of a process and of those that it has started, with those that it has waited for."""
+    total = 0.0
+    for process in family(view):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
 
 
 def measure(command: list[str], seconds: float, warm_up_s: float) -> Soak:
@@ -80,13 +89,13 @@ def measure(command: list[str], seconds: float, warm_up_s: float) -> Soak:
     view = subprocess.Popen([*TOOL, "top", "--plain", "-p", str(target.pid)], stdout=subprocess.DEVNULL)
     try:
         time.sleep(warm_up_s)
-        pids = family(view.pid)
-        begin_s, before_s = time.monotonic(), sum(map(cpu_s, pids))
+        process = psutil.Process(view.pid)
+        begin_s, before_s = time.monotonic(), cpu_s(process)
         memory = []
         for _ in range(_SAMPLES):
             time.sleep(seconds / _SAMPLES)
-            memory.append(sum(map(memory_kb, pids)))
-        cpu_pct = 100 * (sum(map(cpu_s, pids)) - before_s) / (time.monotonic() - begin_s)
+            memory.append(memory_kb(process))
+        cpu_pct = 100 * (cpu_s(process) - before_s) / (time.monotonic() - begin_s)
     finally:
         view.send_signal(signal.SIGTERM)
         view.wait(60)
