@@ -79,7 +79,7 @@ soak: setup ## half an hour of the live view: its memory and CPU time (root); SO
 
 docs: setup browser ## the pictures of README and docs, of a recording of the demo, or of RECORDING (root)
 	mkdir -p build docs/images
-	$(if $(RECORDING),,$(SUDO) $(BIN)/bitnet-trace demo --force -o build/hello.btrace >/dev/null)
+	$(if $(RECORDING),,$(SUDO) $(BIN)/bitnet-trace demo --tokens 256 --force -o build/hello.btrace >/dev/null)
 	$(BIN)/python docs/screenshot.py $(or $(RECORDING),build/hello.btrace) docs/images
 
 build: setup ## the wheel, in dist/

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 
 import bitnet_trace
+from bitnet_trace import host
 from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
 from bitnet_trace.recording.layout import COUNTER_FIELDS
 from bitnet_trace.recording.reader import Recording, open_recording
@@ -78,6 +79,9 @@ class Traced:
     exit_code: int
     stdout: str
     stderr: str
+    # what a hypervisor took from all CPUs meanwhile, known in steps of 10 ms: the kernel takes it out of a thread's CPU
+    # time, for which the clock between two switches has no eye (time accounting of a paravirtualised guest)
+    stolen_ns: int = 0
 
     @cached_property
     def recording(self) -> Recording:
@@ -113,10 +117,10 @@ class Traced:
         phases = self.recording.phases
         return phases[(phases["pid"] == pid) & (phases["role"] == role)].sort_values("begin_ns")
 
-    def assert_nothing_lost(self) -> None:
+    def assert_nothing_lost(self, most_recursions: int = 10) -> None:
         losses = dict(self.recording.meta["losses"])
-        # an interrupt's own event inside the same tracepoint's program: not of the target, and rare
-        assert losses.pop("recursion") < 10, losses
+        # an interrupt's own event inside the same tracepoint's program (TLB flushes, of the whole system): rare
+        assert losses.pop("recursion") < most_recursions, losses
         # samples that came too late: a hypervisor takes the CPU away
         losses.pop("ticks")
         assert not losses.pop("events")
@@ -140,12 +144,14 @@ def trace(tmp_path_factory) -> Callable[..., Traced]:
         folder = tmp_path_factory.mktemp("run") / "x.btrace"
         environment = [f"--env={name}={value}" for name, value in (env or {}).items()]
         arguments = [*TOOL, "run", "-q", "--detail", detail, "-o", str(folder), *environment, *options, "--"]
+        stolen_before_ns = host.stolen_ns()
         done = subprocess.run(
             [*arguments, *map(str, command)], capture_output=True, text=True, timeout=timeout, check=False
         )
         if exit_code is not None:
             assert done.returncode == exit_code, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        return Traced(folder, done.returncode, done.stdout, done.stderr)
+        stolen_ns = host.stolen_ns() - stolen_before_ns
+        return Traced(folder, done.returncode, done.stdout, done.stderr, stolen_ns)
 
     return run
 

@@ -1,8 +1,5 @@
 """Times against clocks, getrusage(2), schedstat, and each other: parts of a duration add up to the whole."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 ITEMS = ("sleep_25ms_20_times", "busy_half_second", "hog,hog", "read_zeros", "futex_waits")
@@ -12,10 +9,8 @@ MS = 1_000_000
 
 @pytest.fixture(scope="module")
 def run(trace, program, data_file, detail):
-    stolen_before_ns = stolen_ns()
     done = trace([program("work.c"), data_file, *ITEMS], detail, env={"SCHEDSTAT": "1"})
     done.assert_nothing_lost()
-    done.stolen_ns = stolen_ns() - stolen_before_ns
     return done
 
 
@@ -26,13 +21,6 @@ def measured(run, item):
     for line in run.lines:
         if line["item"] == index and line["name"] != "main":
             yield line, run.total([line["tid"]], [calls.iloc[2 * index + line["round"]]["id"]])
-
-
-def stolen_ns():
-    """What other guests took from this machine's CPUs since it started: the kernel takes it out of a thread's CPU time,
-    for which the clock between two switches has no eye (time accounting of a paravirtualised guest)."""
-    ticks = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
-    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def grown(line, key, begin=INNER_BEGIN, end=INNER_END):
@@ -52,10 +40,11 @@ def between_switches_ns(line):
     return 20_000 * sum(grown(line, key, OUTER_BEGIN, OUTER_END) for key in ("voluntary", "involuntary"))
 
 
-def assert_run_queue_wait(line, counters):
+def assert_run_queue_wait(run, line, counters):
     low, high = grown(line, "run_delay_ns"), grown(line, "run_delay_ns", OUTER_BEGIN, OUTER_END)
     slack = 2 * MS + between_switches_ns(line)
-    assert 0.95 * low - slack <= counters["runq_wait_ns"] <= 1.05 * high + slack
+    stolen_ns = run.stolen_ns + 10 * MS  # known in ticks
+    assert 0.95 * low - slack <= counters["runq_wait_ns"] <= 1.05 * high + slack + stolen_ns
 
 
 def assert_cpu_time(run, line, counters):
@@ -80,7 +69,7 @@ def test_time_on_the_cpu(run):
 def test_time_waiting_for_a_cpu(run):
     """Of two that want one CPU each gets half of it; and what each waits is what the scheduler itself counts."""
     for line, counters in measured(run, "hog,hog"):
-        assert_run_queue_wait(line, counters)
+        assert_run_queue_wait(run, line, counters)
         assert counters["runq_wait_ns"] >= 0.25 * wall_ns(line)
         assert_cpu_time(run, line, counters)
 
@@ -88,13 +77,14 @@ def test_time_waiting_for_a_cpu(run):
 @pytest.mark.parametrize("item", ["sleep_25ms_20_times", "busy_half_second", "read_zeros", "futex_waits"])
 def test_run_queue_wait_is_the_schedulers(run, item):
     for line, counters in measured(run, item):
-        assert_run_queue_wait(line, counters)
+        assert_run_queue_wait(run, line, counters)
 
 
 def test_time_in_the_kernel(run):
     for line, counters in measured(run, "read_zeros"):
         slack = 2 * MS + between_switches_ns(line)
-        assert counters["cpu_system_ns"] == pytest.approx(line["in_calls_ns"], rel=0.03, abs=slack)
+        low, high = 0.97 * line["in_calls_ns"] - slack, 1.03 * line["in_calls_ns"] + slack + run.stolen_ns
+        assert low <= counters["cpu_system_ns"] <= high
         # the kernel's own figure is put together from samples, 4 ms apart
         assert counters["cpu_system_ns"] == pytest.approx(grown(line, "system_us") * 1000, rel=0.1, abs=80 * MS)
         assert counters["cpu_system_ns"] < counters["cpu_ns"]
@@ -104,8 +94,11 @@ def test_time_in_the_kernel(run):
 
 def test_time_in_read_calls(run):
     for line, counters in measured(run, "read_zeros"):
-        assert counters["read_ns"] == pytest.approx(400 * MS, rel=0.1)
-        assert counters["read_ns"] <= wall_ns(line)
+        assert line["of_calls_ns"] > 100 * MS
+        # who is preempted on the way back to user mode has left the call
+        low = 0.97 * line["of_calls_ns"] - counters["runq_wait_ns"]
+        assert low <= counters["read_ns"] <= 1.03 * line["of_calls_ns"]
+        assert line["of_calls_ns"] <= wall_ns(line)
 
 
 def test_time_in_futex_waits(run):

@@ -50,7 +50,8 @@ def test_samples_times_their_period_are_the_time_on_the_cpu(work):
     samples = work.recording.samples
     sampled_ns = int(samples[samples["tid"] == line["tid"]]["period_ns"].sum())
     counted_ns = int(work.total([line["tid"]])["cpu_ns"])
-    assert abs(sampled_ns - counted_ns) <= 0.03 * counted_ns
+    # what a hypervisor takes bit by bit is no time of the thread's, and its timer goes on meanwhile
+    assert -0.03 * counted_ns <= sampled_ns - counted_ns <= 0.03 * counted_ns + work.stolen_ns
 
 
 def test_samples_that_the_kernel_throttles_are_counted_as_lost(trace, program):
@@ -69,7 +70,9 @@ def test_samples_that_the_kernel_throttles_are_counted_as_lost(trace, program):
     counted_ns = int(run.total([line["tid"]])["cpu_ns"])
     ticks = run.recording.meta["losses"]["ticks"]
     assert len(own) * period_ns < 0.6 * counted_ns
-    assert abs((len(own) + ticks) * period_ns - counted_ns) <= 0.03 * counted_ns
+    # what a hypervisor took is not lost
+    missing_ns = counted_ns - (len(own) + ticks) * period_ns
+    assert -0.03 * counted_ns <= missing_ns <= 0.03 * counted_ns + run.stolen_ns
 
 
 def test_the_kernels_functions_have_their_names(work):

@@ -71,6 +71,18 @@ def test_a_thousand_short_children(trace, program, detail, kind):
     assert_kernel_agrees(run, 1001)
 
 
+def test_processes_that_end_while_their_threads_run(trace, program, detail):
+    """What a thread does after another has ended the process is the process's still."""
+    run = storm(trace, program, detail, "ends", 300)
+    lines = lines_of(run, "child")
+    report = build_report(run.recording)
+    table = report.by_thread
+    assert len(table) == 3 * 300 + 1
+    assert table["comm"].notna().all()
+    assert set(table["pid"].value_counts()[lines["pid"]]) == {3}
+    assert "unknown" not in report.by_phase["phase"].tolist()
+
+
 @pytest.mark.parametrize(("kind", "n"), [("alive", 500), ("quick", 5000)])
 def test_threads(trace, program, detail, kind, n):
     """500 that are alive at the same time; 5,000 that come and go."""

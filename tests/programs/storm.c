@@ -1,4 +1,5 @@
-/* Processes and threads by the thousand: `storm forks N`, `storm execs N PROGRAM`, `storm alive N`, `storm quick N`.
+/* Processes and threads by the thousand: `storm forks N`, `storm execs N PROGRAM`, `storm alive N`, `storm quick N`, and
+ * `storm ends N`, of processes that end while all their threads run.
  * Prints what each child's life was by wait4(2), and what each thread has done by its own sums and getrusage(2). */
 #include "truth.h"
 #include <pthread.h>
@@ -46,7 +47,27 @@ static void work(struct life *l, int i)
 			abort();
 }
 
-static void children(int n, const char *program)
+static void *spin(void *argument)
+{
+	pthread_barrier_wait(&all_alive);
+	for (;;)
+		;
+	return argument;
+}
+
+static void end_while_threads_run(struct life *l, int i)
+{
+	pthread_t ids[2];
+
+	work(l, i);
+	pthread_barrier_init(&all_alive, 0, 3);
+	for (int j = 0; j < 2; j++)
+		if (pthread_create(&ids[j], 0, spin, 0))
+			abort();
+	pthread_barrier_wait(&all_alive);
+}
+
+static void children(int n, const char *program, void (*live)(struct life *, int))
 {
 	char maps[8], yields[8];
 	char *arguments[] = {(char *)program, maps, yields, 0}, *environment[] = {0};
@@ -68,7 +89,7 @@ static void children(int n, const char *program)
 				execve(program, arguments, environment);
 				_exit(127);
 			}
-			work(&ignored, i);
+			live(&ignored, i);
 			_exit(i % 256);
 		}
 		if (i % AT_ONCE == AT_ONCE - 1 || i == n - 1)
@@ -131,7 +152,7 @@ int main(int argc, char **argv)
 			abort();
 		print("process", &whole);
 	} else {
-		children(n, argc > 3 ? argv[3] : 0);
+		children(n, argc > 3 ? argv[3] : 0, strcmp(argv[1], "ends") ? work : end_while_threads_run);
 	}
 	return 0;
 }
