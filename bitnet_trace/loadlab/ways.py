@@ -11,10 +11,11 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from bitnet_trace.loadlab.ring import Ring
 
 PAGE = 4096
 HUGE = 2 << 20
@@ -176,60 +177,31 @@ def spliced(task: Task) -> Bytes:
 
 
 def io_uring(task: Task, depth: int, flags: int = 0, registered: bool = False) -> Bytes:
-    """Blocks that are read by io_uring, up to `depth` at a time, through the library liburing."""
-    try:
-        import liburing
-    except ImportError:
-        raise ImpossibleError("the Python package liburing is not installed") from None
+    """Blocks that are read by io_uring, up to `depth` at a time."""
     room = _room(task)
-    ring = liburing.Ring()
     task.calls += 1
-    liburing.io_uring_queue_init(depth, ring)
-    try:
-        with _opened(task, flags) as file:
-            _read_by_ring(task, liburing, ring, file, room, depth, registered)
-    finally:
-        liburing.io_uring_queue_exit(ring)
+    with contextlib.closing(Ring(depth)) as ring, _opened(task, flags) as file:
+        if registered:
+            task.calls += 1
+            ring.register([room[at : at + _REGISTERED] for at in range(0, len(room), _REGISTERED)])
+        begins = [begin for begin, _ in task.blocks()]
+        waiting, under_way = list(range(len(begins)))[::-1], 0
+        while waiting or under_way:
+            while waiting and under_way < depth:
+                number = waiting.pop()
+                begin = begins[number]
+                memory = room[begin : begin + task.block_bytes]
+                ring.read(file, memory, begin, number, begin // _REGISTERED if registered else None)
+                under_way += 1
+                task.submitted += 1
+            task.calls += 1
+            for number, result in ring.wait():
+                under_way -= 1
+                if result < 0:
+                    raise OSError(-result, os.strerror(-result))
+                if result < min(task.block_bytes, task.size_bytes - begins[number]):
+                    raise OSError(0, "a short read")
     return np.frombuffer(room, np.uint8)[: task.size_bytes]
-
-
-def _read_by_ring(
-    task: Task, liburing: Any, ring: Any, file: int, room: memoryview, depth: int, registered: bool
-) -> None:
-    places = [(begin, room[begin : begin + task.block_bytes]) for begin, _ in task.blocks()]
-    vectors = [liburing.Iovec([part]) for _, part in places]
-    if registered:
-        task.calls += 1
-        whole = [room[at : at + _REGISTERED] for at in range(0, len(room), _REGISTERED)]
-        buffers = liburing.Iovec(whole)
-        liburing.io_uring_register_buffers(ring, buffers)
-    completion = liburing.Cqe()
-    waiting, under_way = list(range(len(places)))[::-1], 0
-    while waiting or under_way:
-        while waiting and under_way < depth:
-            number = waiting.pop()
-            begin = places[number][0]
-            request = liburing.io_uring_get_sqe(ring)
-            if registered:
-                liburing.io_uring_prep_readv_fixed(request, file, vectors[number], begin // _REGISTERED, begin)
-            else:
-                liburing.io_uring_prep_readv(request, file, vectors[number], begin)
-            liburing.io_uring_sqe_set_data64(request, number)
-            under_way += 1
-            task.submitted += 1
-        task.calls += 1
-        liburing.io_uring_submit_and_wait(ring, 1)
-        for _ in range(liburing.io_uring_cq_ready(ring)):
-            liburing.io_uring_wait_cqe(ring, completion)
-            entry = completion[0]
-            number, result = entry.user_data, entry.res
-            liburing.io_uring_cqe_seen(ring, entry)
-            under_way -= 1
-            begin = places[number][0]
-            if result < 0:
-                raise OSError(-result, os.strerror(-result))
-            if result < min(task.block_bytes, task.size_bytes - begin):
-                raise OSError(0, "a short read")
 
 
 _REGISTERED = 1 << 29  # one registered buffer is at most 1 GiB; a multiple of every block size
