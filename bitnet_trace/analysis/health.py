@@ -1,9 +1,10 @@
 """How far a recording can be trusted: what was lost, what was not attached, what the tracing cost."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from bitnet_trace.analysis.computing import Computing
 from bitnet_trace.recording.meta import count
 
 PROBE_KEYS = ("name", "role", "path", "offset", "attached", "reason", "cost_class", "hits", "windowed")
@@ -37,6 +38,19 @@ def health(meta: dict[str, Any], n_stored: int, complete: bool, warnings: list[s
         "tracer_cpu_ns": count(cost.get("tracer_cpu_ns")),
         "warnings": [*warnings, *meta.get("warnings", []), *_without_phases(meta)],
     }
+
+
+def decode_slower_pct(overhead_pct: float | None, computing: Iterable[Computing]) -> float | None:
+    """How much longer decode calls take, at most, when tracing takes so much of the target's CPU time.
+
+    As much as if every delay of one thread were one of all, as where they meet at barriers: the share times the number
+    of threads that computed side by side. None where either is not known.
+    """
+    calls = [one for one in computing if one.name == "decode" and one.dur_ns]
+    if overhead_pct is None or not calls:
+        return None
+    side_by_side = sum(one.cpu_ns for one in calls) / sum(one.dur_ns for one in calls)
+    return round(overhead_pct * max(side_by_side, 1.0), 3)
 
 
 def never_hit(probes: list[dict[str, Any]]) -> list[str]:

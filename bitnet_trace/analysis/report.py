@@ -18,7 +18,7 @@ from bitnet_trace.analysis.durations import durations
 from bitnet_trace.analysis.fault_places import FaultPlaces, PlaceGatherer
 from bitnet_trace.analysis.findings import Finding, find
 from bitnet_trace.analysis.fold import Folding, add_counters, from_stored
-from bitnet_trace.analysis.health import health, unattached
+from bitnet_trace.analysis.health import decode_slower_pct, health, unattached
 from bitnet_trace.analysis.huge_pages import Collapses
 from bitnet_trace.analysis.io_uring import IoRequests
 from bitnet_trace.analysis.latency import FaultLatencies
@@ -155,6 +155,8 @@ def build_report(recording: Recording, may_fork: bool = False) -> Report:
     sampled = profile(recording, phases, frames, wait_stacks)
     timed = phases if by_thread["cpu_ns"].notna().all() else phases[:0]
     calls = token_time(counters, timed, by_thread, sampled)
+    computed = tuple(computing(counters, phases))
+    state["decode_slower_pct_at_most"] = decode_slower_pct(state["overhead_pct_estimate"], computed)
     met = barriers.result()
     report = Report(
         recording=recording,
@@ -181,7 +183,7 @@ def build_report(recording: Recording, may_fork: bool = False) -> Report:
         barriers=barrier_report(recording, phases, met, sampled, names),
         names=names,
         scheduling=scheduling(recording.scheduling),
-        computing=tuple(computing(counters, phases)),
+        computing=computed,
         token_time=calls,
         phase_time=phase_time(calls, by_thread),
         run_queue=run_queue.by_phase(),

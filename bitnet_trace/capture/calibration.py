@@ -19,7 +19,7 @@ from pathlib import Path
 from bitnet_trace.capture import syscalls
 from bitnet_trace.capture.cost import AROUND_NS, CALL, CLOCK, TRAP_NS
 
-CACHE = Path("/run/bitnet-trace/uprobe-costs.json")
+CACHE = Path("/run/bitnet-trace/costs.json")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 # The instruction of each kind, and what it needs behind it to have no effect. Of the emulated ones a push and a jump
@@ -30,7 +30,8 @@ _PROBED = {
     "single-step": [(b"\x89\xf0", b"")],  # mov eax, esi
 }
 _HITS = {"nop": 1000, "emulated": 1000, "single-step": 100}
-_CALLS, _CALL_BLOCKS, _RUNS = 100, 50, 300  # short blocks: the fastest one was not disturbed
+_CALLS, _CALL_BLOCKS, _RUNS, _RUN_BLOCKS = 200, 5, 100, 5
+_BETWEEN_BYTES = 256 << 10  # read between two calls: what a thread reads of a small model between two barriers
 _BLOCKS = 7  # of so many hits each; their median counts
 _SLOT_BYTES = 64  # of the file, for one function
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -89,7 +90,7 @@ def _keep(costs: Mapping[str, int], path: Path = CACHE) -> None:
 
 
 def measure() -> dict[str, int]:
-    """All of it: 0.1 s, of which half is the kernel's waiting. Raises OSError."""
+    """All of it: 0.2 s, of which a third is the kernel's waiting. Raises OSError."""
     return {**_of_hits(), **_of_calls()}
 
 
@@ -98,29 +99,40 @@ def _of_calls() -> dict[str, int]:
     with contextlib.ExitStack() as opened:
         program = syscalls.load_empty_program()
         opened.callback(os.close, program)
-        bare = _ns_a_call()
-        with contextlib.ExitStack() as attached:
-            for name in ("sys_enter", "sys_exit"):
-                attached.callback(os.close, syscalls.attach_tracepoint_program(program, name))
-            traced = _ns_a_call()
+        longer = []
+        for _ in range(_CALL_BLOCKS):
+            bare = _ns_a_call()
+            with contextlib.ExitStack() as attached:
+                for name in ("sys_enter", "sys_exit"):
+                    attached.callback(os.close, syscalls.attach_tracepoint_program(program, name))
+                longer.append(_ns_a_call() - bare)
         opened.callback(os.close, syscalls.enable_bpf_stats())
-        before = syscalls.program_info(program)
-        for _ in range(_RUNS):
-            syscalls.run_once(program)
-        after = syscalls.program_info(program)
+        clock = [_ns_a_timed_run(program) for _ in range(_RUN_BLOCKS)]
+    return {CALL: max(round(statistics.median(longer)), 1), CLOCK: round(statistics.median(clock))}
+
+
+def _ns_a_timed_run(program: int) -> float:
+    """Of a program that does nothing, by the kernel's own clock: what that adds."""
+    before = syscalls.program_info(program)
+    for _ in range(_RUNS):
+        syscalls.run_once(program)
+    after = syscalls.program_info(program)
     timed_ns, runs = (after[name] - before[name] for name in ("run_time_ns", "run_count"))
-    return {CALL: max(round(traced - bare), 1), CLOCK: round(timed_ns / max(runs, 1))}
+    return timed_ns / max(runs, 1)
 
 
 def _ns_a_call() -> float:
-    """Of a short system call, and of the loop around it."""
-    times = []
-    for _ in range(_CALL_BLOCKS):
+    """Of a short system call, and of the clock around it, by a program that reads its memory in between as engines do.
+
+    The kernel's code is not in the nearest caches then: one call after the other takes half of that.
+    """
+    between, times = bytes(_BETWEEN_BYTES), []
+    for _ in range(_CALLS):
+        between.find(b"\1")
         begin = time.perf_counter_ns()
-        for _ in range(_CALLS):
-            os.getppid()
+        os.getppid()
         times.append(time.perf_counter_ns() - begin)
-    return min(times) / _CALLS
+    return statistics.median(times)
 
 
 def _of_hits() -> dict[str, int]:

@@ -17,7 +17,7 @@ _EVERY_S, _SELDOM_S = 1.0, 5.0  # at first, and when it has been running for lon
 # hit's trap by cost class of the probed instruction, and what a system call takes longer because it is traced; and what
 # its clock adds to each run that it times. The upper ends seen in a virtual machine (6.18); bare metal is cheaper.
 TRAP_NS = {"nop": 200, "emulated": 1_000, "single-step": 21_000}
-AROUND_NS = {**TRAP_NS, CALL: 100, CLOCK: 40}
+AROUND_NS = {**TRAP_NS, CALL: 300, CLOCK: 40}
 # of our program at such a hit, which streams a record
 _RECORD_NS = 300
 

@@ -288,10 +288,12 @@ def health_line(report: Report) -> str:
     lost = MISSING if state["lost"] is None else amount(state["lost"])
     parts = printable(", ".join(f"{name} {amount(n)}" for name, n in state["lost_by"].items()), _LINE_LIMIT)
     coverage = MISSING if state["coverage_pct"] is None else f"{state['coverage_pct']:.2f} %"
-    overhead = state["overhead_pct_estimate"]
+    overhead, slower = state["overhead_pct_estimate"], state["decode_slower_pct_at_most"]
+    cost = MISSING if overhead is None else f"about {percent(overhead)} of the CPU time"
+    decode = "" if slower is None else f" (decode up to {percent(slower)} slower)"
     return (
         f"{amount(state['events'])} events, {lost} lost{f' ({parts})' if parts else ''}, coverage {coverage}, "
-        f"overhead {MISSING if overhead is None else f'about {percent(overhead)}'}"
+        f"overhead {cost}{decode}"
     )
 
 

@@ -14,7 +14,7 @@ from bitnet_trace.render.json import render
 STABLE = {
     "": "schema run health phases by_phase by_thread faults barriers functions tlb io findings",
     "run": "command engine exit_code wall_ns host tokens timings_reported",
-    "health": "events lost coverage_pct probes overhead_pct_estimate",
+    "health": "events lost coverage_pct probes overhead_pct_estimate decode_slower_pct_at_most",
     "phases": "id name token n_tokens start_ns dur_ns",
     "by_phase": """phase dur_ns n cpu_user_ns cpu_system_ns rss_peak_bytes faults_minor faults_major faults_kernel
         faults_populate populated_bytes fault_ns switches_voluntary switches_involuntary migrations runq_wait_ns
