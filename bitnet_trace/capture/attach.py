@@ -46,7 +46,7 @@ def attach(pid: int, options: Options, duration_s: float | None = None, quiet: b
     refuse_existing(folder, options)
     with Wishes() as wishes:
         tracing = Tracing(options, user, Parser(user), started_ns)
-        run = _Attachment(pid, tracing, options, wishes)
+        run = Attachment(pid, tracing, options, wishes)
         try:
             run.adopt(folder, duration_s)
         except BaseException:
@@ -107,7 +107,7 @@ class Wishes(Signals):
             self._is_asked_to_end = True
 
 
-class _Attachment(Run):
+class Attachment(Run):
     """A run whose program was there before."""
 
     def __init__(self, pid: int, tracing: Tracing, options: Options, wishes: Wishes) -> None:

@@ -222,7 +222,7 @@ class Drain:
         for row in rows:
             (self._open_phases.discard if row["end_ns"] else self._open_phases.add)(row["id"])
         self._writer.phases(rows)
-        self._residency.ended((row["pid"], row["role"]) for row in rows if row["end_ns"])
+        self._residency.ended(dict.fromkeys((row["pid"], row["role"]) for row in rows if row["end_ns"]))
         return {row["id"] for row in rows}
 
     def _step_tasks(self) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from bitnet_trace import __version__, host
 from bitnet_trace.commands.demo import decode_command, make_model
 from bitnet_trace.recording.reader import open_recording
-from tests.bench import attached, folding, intervals, naive, overhead, reports, start
+from tests.bench import attached, folding, intervals, naive, overhead, reports, start, toggled
 
-_ALL = ["start", "overhead", "attached", "reports", "folding", "naive", "intervals"]
+_ALL = ["start", "overhead", "toggled", "attached", "reports", "folding", "naive", "intervals"]
 
 
 def spread(values: list[float]) -> str:
@@ -38,6 +38,11 @@ def bench_overhead(folder: Path, command: list[str], details: list[str]) -> None
             print(f"\r  {detail:10}{result}   ", end="", flush=True)
         print()
         assert result is not None
+
+
+def bench_toggled(folder: Path, seconds: float) -> None:
+    print(f"\nslow-down by all that is attached, on and off each half second, {seconds:.0f} s")
+    print(f"  {toggled.measure(make_model('default', None), folder, seed=1, seconds=seconds)}")
 
 
 def bench_attached(folder: Path) -> None:
@@ -86,6 +91,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", choices=_ALL, default=_ALL)
     parser.add_argument("--rounds", type=int, default=15, help="of start")
     parser.add_argument("--tokens", type=int, default=256, help="decoded in a run of overhead")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of toggled")
     parser.add_argument("--detail", nargs="+", choices=["counts", "events"], default=["events"])
     parser.add_argument("--recording", type=Path, help="of reports: this one in place of the demo's")
     parser.add_argument(
@@ -103,6 +109,8 @@ def main() -> None:
         if "overhead" in options.what:
             command = options.command or decode_command(make_model("default", None), options.tokens, None)
             bench_overhead(Path(folder), command, options.detail)
+        if "toggled" in options.what:
+            bench_toggled(Path(folder), options.seconds)
         if "attached" in options.what:
             bench_attached(Path(folder))
         if "reports" in options.what:

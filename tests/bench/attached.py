@@ -4,6 +4,7 @@ The server is one process from beginning to end, so what differs from process to
 process: it answers HTTP requests with the demo's model.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bitnet_trace.demo.decode import prompt
 from tests.bench.overhead import Interval, interval
@@ -56,6 +58,23 @@ def serve(model: str) -> None:
 def measure(model: Path, recording: Path, seed: int, half_width: float = 1.0, most: int = 100) -> Iterator[Requests]:
     """The state after each pair of segments, until the interval is narrow enough or there were `most` of them."""
     draw = random.Random(seed)
+    with server_of(model) as (server, address):
+        client = Client(address)
+        client.mean_ms(_SEGMENT_S)  # warm-up
+        ratios: list[float] = []
+        for _ in range(most):
+            order = [True, False] if draw.random() < 0.5 else [False, True]
+            times = {traced: _segment(client, server.pid, recording if traced else None) for traced in order}
+            ratios.append(times[True] / times[False])
+            found = interval(ratios) if len(ratios) >= 10 else None
+            yield Requests(found, client.answered, client.failed)
+            if found and found.half_width <= half_width:
+                return
+
+
+@contextlib.contextmanager
+def server_of(model: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A process that serves, and where."""
     command = [
         sys.executable,
         "-c",
@@ -65,22 +84,12 @@ def measure(model: Path, recording: Path, seed: int, half_width: float = 1.0, mo
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            client = _Client(server.stdout.readline().strip())
-            client.mean_ms(_SEGMENT_S)  # warm-up
-            ratios: list[float] = []
-            for _ in range(most):
-                order = [True, False] if draw.random() < 0.5 else [False, True]
-                times = {traced: _segment(client, server.pid, recording if traced else None) for traced in order}
-                ratios.append(times[True] / times[False])
-                found = interval(ratios) if len(ratios) >= 10 else None
-                yield Requests(found, client.answered, client.failed)
-                if found and found.half_width <= half_width:
-                    return
+            yield server, server.stdout.readline().strip()
         finally:
             server.kill()
 
 
-def _segment(client: "_Client", pid: int, recording: Path | None) -> float:
+def _segment(client: "Client", pid: int, recording: Path | None) -> float:
     """Mean time of the requests of a few seconds, in ms; where a recording is named, while `attach` makes it."""
     if recording is None:
         return client.mean_ms(_SEGMENT_S)
@@ -98,7 +107,7 @@ def _segment(client: "_Client", pid: int, recording: Path | None) -> float:
                 client.mean_ms(0)
 
 
-class _Client:
+class Client:
     """Asks for the same answer again and again, on one connection. `address`: URL or HOST:PORT."""
 
     def __init__(self, address: str) -> None:
@@ -114,15 +123,18 @@ class _Client:
         end_s = time.monotonic() + seconds
         while not times or time.monotonic() < end_s:
             begin_s = time.monotonic()
-            self._ask()
+            self.ask()
             times.append(1e3 * (time.monotonic() - begin_s))
         return statistics.fmean(times)
 
-    def _ask(self) -> None:
+    def ask(self) -> dict[str, Any]:
+        """The answer; {} when there is none."""
         self._connection.request("POST", "/completion", self._body, {"Content-Type": "application/json"})
         reply = self._connection.getresponse()
         text = reply.read()
-        if reply.status == 200 and json.loads(text)["tokens_predicted"] == _TOKENS:
+        answer: dict[str, Any] = json.loads(text) if reply.status == 200 else {}
+        if answer.get("tokens_predicted") == _TOKENS:
             self.answered += 1
         else:
             self.failed += 1
+        return answer
