@@ -9,7 +9,7 @@ from bitnet_trace.analysis.compare import Group, compare
 from bitnet_trace.analysis.metrics import SPEED, metrics
 from bitnet_trace.analysis.report import build_report
 
-N_TOKENS, N_RUNS, HOG_PCT = 60, 3, 12
+N_TOKENS, N_RUNS, HOG_PCT = 60, 5, 12
 
 
 @pytest.fixture(scope="module")
