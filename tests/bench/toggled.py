@@ -1,8 +1,9 @@
 """The slow-down of decoding by everything that is attached: put in place and taken away each half second.
 
 One server answers all the time, so its process, its place in memory and most of what the machine does meanwhile are the
-same on both sides: two minutes tell what whole runs in pairs need an hour for. The recording's turns, windows and
-samples are those of `attach`; only starting and ending are not in it. `ask` is the client, a process of its own.
+same on both sides: two minutes tell what whole runs in pairs need an hour for. The recording's turns and samples are
+those of `attach`; windows, which take what the budget leaves, starting and ending are not in it. `ask` is the client, a
+process of its own.
 """
 
 import contextlib
@@ -120,7 +121,6 @@ def _attached(pid: int, recording: Path) -> Iterator[tuple[Tracing, list[tuple[A
                 while time.monotonic() < until_s:
                     tracing.turn(pid)
                     time.sleep(_SEGMENT_S)
-            tracing.windows.start()
             tracing.programs.detach()
             yield tracing, probes
         finally:
