@@ -26,8 +26,6 @@ _PERF_ATTR_SIZE = 112  # PERF_ATTR_SIZE_VER5: known to every kernel that has rin
 _PERF_DISABLED, _PERF_EXCLUDE_KERNEL, _PERF_EXCLUDE_HV = 1 << 0, 1 << 5, 1 << 6
 _PERF_FLAG_FD_CLOEXEC = 8
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def hardware_counter() -> str | None:
     """Counting this process's own cycles: is there a PMU, and may we use it?"""
@@ -73,25 +71,17 @@ def _outcome(attempt: Callable[[], int]) -> str | None:
     return None
 
 
-def _syscall(number: int, *arguments: int | ctypes.Array[ctypes.c_char] | None) -> int:
-    result = int(_libc.syscall(number, *arguments))
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
-
-
 def _open_hardware_counter() -> int:
     attr = bytearray(_PERF_ATTR_SIZE)
     struct.pack_into("<IIQ", attr, 0, _PERF_TYPE_HARDWARE, _PERF_ATTR_SIZE, _PERF_COUNT_HW_CPU_CYCLES)
     struct.pack_into("<Q", attr, 40, _PERF_DISABLED | _PERF_EXCLUDE_KERNEL | _PERF_EXCLUDE_HV)
     block = ctypes.create_string_buffer(bytes(attr), len(attr))
-    return _syscall(_SYS_PERF_EVENT_OPEN, block, 0, -1, -1, _PERF_FLAG_FD_CLOEXEC)
+    return syscalls.call(_SYS_PERF_EVENT_OPEN, block, 0, -1, -1, _PERF_FLAG_FD_CLOEXEC)
 
 
 def _bpf(command: int, attr: bytes) -> int:
     block = ctypes.create_string_buffer(attr, len(attr))
-    return _syscall(_SYS_BPF, command, block, len(attr))
+    return syscalls.call(_SYS_BPF, command, block, len(attr))
 
 
 def _create_ring_buffer() -> int:

@@ -25,8 +25,10 @@ _PERF_FLAG_FD_CLOEXEC = 8
 RETURN_ZERO = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 
 
-def _call(number: int, *arguments: object) -> int:
-    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
+def call(number: int, *arguments: object) -> int:
+    """Any system call, by its number."""
+    words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    result = int(_libc.syscall(ctypes.c_long(number), *words))
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
@@ -35,7 +37,7 @@ def _call(number: int, *arguments: object) -> int:
 
 def _bpf(command: int, attributes: bytes) -> int:
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    return _call(_NR_BPF, ctypes.c_long(command), buffer, ctypes.c_long(len(attributes)))
+    return call(_NR_BPF, command, buffer, len(attributes))
 
 
 # ---- bpf(2) -----------------------------------------------------------------------------------------------------
@@ -152,10 +154,7 @@ def open_counter(
     flags = exclude_user << 4 | exclude_kernel << 5
     attributes = struct.pack("<IIQQQQQIIQQ56x", kind, 128, configs[0], 0, 0, 0, flags, 0, 0, *configs[1:])
     buffer = ctypes.create_string_buffer(attributes, 128)
-    return _call(
-        _NR_PERF_EVENT_OPEN, buffer, ctypes.c_long(-1), ctypes.c_long(cpu), ctypes.c_long(-1),
-        ctypes.c_long(_PERF_FLAG_FD_CLOEXEC),
-    )  # fmt: skip
+    return call(_NR_PERF_EVENT_OPEN, buffer, -1, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
 
 
 def open_uprobe_event(pmu_type: int, path: str, offset: int) -> int:
@@ -165,10 +164,7 @@ def open_uprobe_event(pmu_type: int, path: str, offset: int) -> int:
         "<IIQQQQQIIQQ56x", pmu_type, 128, 0, 1, 0, 0, 0, 0, 0, ctypes.addressof(path_buffer), offset
     )
     buffer = ctypes.create_string_buffer(attributes, 128)
-    return _call(
-        _NR_PERF_EVENT_OPEN, buffer, ctypes.c_long(-1), ctypes.c_long(0), ctypes.c_long(-1),
-        ctypes.c_long(_PERF_FLAG_FD_CLOEXEC),
-    )  # fmt: skip
+    return call(_NR_PERF_EVENT_OPEN, buffer, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
 
 
 # ---- capget(2), capset(2) ---------------------------------------------------------------------------------------
@@ -217,20 +213,20 @@ _ERESTARTNOINTR = 513
 
 
 def ptrace(request: int, tid: int, data: int = 0, address: int = 0) -> int:
-    return _call(_NR_PTRACE, ctypes.c_long(request), ctypes.c_long(tid), ctypes.c_long(address), ctypes.c_long(data))
+    return call(_NR_PTRACE, request, tid, address, data)
 
 
 def ptrace_event_message(tid: int) -> int:
     """The new thread's id of a fork, vfork or clone event; the former id of an exec event."""
     message = ctypes.c_ulong()
-    _call(_NR_PTRACE, ctypes.c_long(PTRACE_GETEVENTMSG), ctypes.c_long(tid), ctypes.c_long(0), ctypes.byref(message))
+    call(_NR_PTRACE, PTRACE_GETEVENTMSG, tid, 0, ctypes.byref(message))
     return message.value
 
 
 def ptrace_signal_code(tid: int) -> int:
     """si_code of the signal that a thread is stopped with: 0 from kill(2), 0x80 from the kernel."""
     info = ctypes.create_string_buffer(128)
-    _call(_NR_PTRACE, ctypes.c_long(PTRACE_GETSIGINFO), ctypes.c_long(tid), ctypes.c_long(0), info)
+    call(_NR_PTRACE, PTRACE_GETSIGINFO, tid, 0, info)
     return int(struct.unpack_from("<iii", info)[2])
 
 
@@ -244,7 +240,7 @@ class PtraceCall(NamedTuple):
 def refused_ptrace_call(tid: int) -> PtraceCall | None:
     """The ptrace call that a stopped thread has just been refused, with EPERM; None when it comes from elsewhere."""
     buffer = ctypes.create_string_buffer(27 * 8)
-    _call(_NR_PTRACE, ctypes.c_long(PTRACE_GETREGS), ctypes.c_long(tid), ctypes.c_long(0), buffer)
+    call(_NR_PTRACE, PTRACE_GETREGS, tid, 0, buffer)
     registers = struct.unpack("<27q", buffer)
     if registers[_ORIG_RAX] != _NR_PTRACE or registers[_RAX] != -errno.EPERM:
         return None

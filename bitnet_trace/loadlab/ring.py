@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-_libc = ctypes.CDLL(None, use_errno=True)
+from bitnet_trace.capture.syscalls import call
+
 _NR_SETUP, _NR_ENTER, _NR_REGISTER = 425, 426, 427
 _REGISTER_BUFFERS, _GETEVENTS = 0, 1
 _OP_READ_FIXED, _OP_READ = 4, 22
@@ -21,7 +22,6 @@ _ENTRY = struct.Struct("<BBHiQQIIQHHiQQ")  # struct io_uring_sqe
 _COMPLETION = np.dtype([("number", "<u8"), ("result", "<i4"), ("flags", "<u4")])  # struct io_uring_cqe
 # struct io_uring_params: both counts of entries, the offsets of either ring
 _PARAMETERS = struct.Struct("<2I 32x 8I 8x 8I 8x")
-_INDICES = 1 << 32  # head and tail are of 32 bits and go round
 
 
 class Ring:
@@ -29,7 +29,7 @@ class Ring:
 
     def __init__(self, depth: int) -> None:
         parameters = ctypes.create_string_buffer(_PARAMETERS.size)
-        self._ring = _call(_NR_SETUP, depth, parameters)
+        self._ring = call(_NR_SETUP, depth, parameters)
         self._waiting = 0  # put in, not yet handed to the kernel
         try:
             n_in, n_out, *offsets = _PARAMETERS.unpack(parameters.raw)
@@ -59,43 +59,32 @@ class Ring:
 
     def register(self, buffers: Sequence[memoryview]) -> None:
         """Memory that the kernel keeps at hand: reads into it name the buffer by its number."""
-        vectors = b"".join(struct.pack("<QQ", address_of(one), len(one)) for one in buffers)
-        _call(_NR_REGISTER, self._ring, _REGISTER_BUFFERS, ctypes.create_string_buffer(vectors), len(buffers))
+        vectors = b"".join(struct.pack("<QQ", _address_of(one), len(one)) for one in buffers)
+        call(_NR_REGISTER, self._ring, _REGISTER_BUFFERS, ctypes.create_string_buffer(vectors), len(buffers))
 
     def read(self, file: int, memory: memoryview, offset: int, number: int, buffer: int | None = None) -> None:
         """Puts in a read of as much as `memory` holds, to be handed over by wait(). There has to be room for it.
 
         `number` comes back with its result; `buffer` is that of a registered one that `memory` lies in.
         """
-        place = (int(self._in_tail[0]) + self._waiting) % _INDICES & self._in_mask
+        place = int(self._in_tail[0]) & self._in_mask
         code = _OP_READ if buffer is None else _OP_READ_FIXED
-        entry = (code, 0, 0, file, offset, address_of(memory), len(memory), 0, number, buffer or 0, 0, 0, 0, 0)
+        entry = (code, 0, 0, file, offset, _address_of(memory), len(memory), 0, number, buffer or 0, 0, 0, 0, 0)
         _ENTRY.pack_into(self._entries, place * _ENTRY.size, *entry)
+        self._in_tail += np.uint32(1)  # goes round
         self._waiting += 1
 
     def wait(self) -> Iterator[tuple[int, int]]:
         """Hands over what was put in, waits until one read at least has ended; (number, result) of those that have."""
-        self._in_tail[0] = (int(self._in_tail[0]) + self._waiting) % _INDICES
         while True:
             with contextlib.suppress(InterruptedError):
-                self._waiting -= _call(_NR_ENTER, self._ring, self._waiting, 1, _GETEVENTS, None, 0)
+                self._waiting -= call(_NR_ENTER, self._ring, self._waiting, 1, _GETEVENTS, None, 0)
                 break
-        head, tail = int(self._out_head[0]), int(self._out_tail[0])
-        while head != tail:
-            ended = self._completions[head & self._out_mask]
+        while self._out_head[0] != self._out_tail[0]:
+            ended = self._completions[int(self._out_head[0]) & self._out_mask]
             yield int(ended["number"]), int(ended["result"])
-            head = (head + 1) % _INDICES
-            self._out_head[0] = head
+            self._out_head += np.uint32(1)
 
 
-def address_of(memory: memoryview) -> int:
+def _address_of(memory: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
-
-
-def _call(number: int, *arguments: object) -> int:
-    words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
-    result = int(_libc.syscall(ctypes.c_long(number), *words))
-    if result < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return result

@@ -20,6 +20,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import numpy.typing as npt
 
 from bitnet_trace.capture import identity
 from bitnet_trace.capture.attach import Attachment, Wishes
@@ -33,7 +34,8 @@ from tests.bench.overhead import Interval, interval
 _SEGMENT_S = 0.5
 _SETTLED_S = 0.05  # after probes were put in place or taken away
 _WARM_UP_S = 3.0
-_FREQUENCY = 99
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ def measure(model: Path, folder: Path, seed: int, seconds: float = 300.0) -> Tog
             finally:
                 client.kill()
         answers.seek(0)
-        lines = [line.split() for line in answers.read().splitlines(keepends=True) if line.endswith("\n")]
-    return Toggled(*(interval(_ratios(segments, np.array(lines, float), column)) for column in (0, 1)))
+        lines = [line.split() for line in answers if line.endswith("\n")]  # the last may have been cut
+    begins, ends, token_ms = np.array(lines, float).T
+    return Toggled(*(interval(_ratios(segments, begins, ends, values)) for values in (ends - begins, token_ms)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def _segments(pid: int, recording: Path, draw: random.Random, seconds: float) ->
         while time.monotonic() < end_s:
             for traced in draw.sample([True, False], 2):
                 if traced:
-                    tracing.programs.attach_kernel(_FREQUENCY)
+                    tracing.programs.attach_kernel(Options().sample_frequency)
                     for one in probes:
                         tracing.programs.attach_engine_probes(*one)
                 time.sleep(_SETTLED_S)
@@ -127,11 +130,8 @@ def _attached(pid: int, recording: Path) -> Iterator[tuple[Tracing, list[tuple[A
             tracing.give_up()
 
 
-def _ratios(segments: list[_Segment], answers: np.ndarray[Any, Any], column: int) -> list[float]:
-    """Traced over untraced, of the means of the answers that lie in a pair of segments. `column`: 0, their time; 1, that
-    of their tokens."""
-    begins, ends, token_ms = answers.T
-    values = ends - begins if column == 0 else token_ms
+def _ratios(segments: list[_Segment], begins: Floats, ends: Floats, values: Floats) -> list[float]:
+    """Traced over untraced, of the means of the values of those answers that lie in a pair of segments."""
     means: list[dict[bool, float]] = []
     for number, one in enumerate(segments):
         inside = (begins >= one.begin_ns) & (ends <= one.end_ns)
