@@ -27,7 +27,7 @@ def needs(tool):
 
 def assert_counted(run, items=ITEMS):
     """All calls of work.c have a phase, and in the second round of each item is counted what it did."""
-    run.assert_nothing_lost(most_recursions=200)  # debuggers make the whole system flush TLBs
+    run.assert_nothing_lost(most_recursions=2000)  # debuggers make the whole system flush TLBs
     works = [line for line in run.lines if "counts" in line]
     (pid,) = {line["pid"] for line in works}
     calls = run.calls(pid)
