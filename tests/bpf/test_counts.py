@@ -120,7 +120,7 @@ def test_the_work_was_what_it_should_be(run):
         for key in ("minor", "major", "voluntary", "involuntary"):
             by_name.setdefault(line["name"], {}).setdefault(key, []).append(grown(line, key, INNER_BEGIN, INNER_END))
     assert min(by_name["flood"]["minor"]) == 101 * 1009
-    assert min(by_name["sleeps"]["voluntary"]) > 40  # of 53: one that is over before the thread could sleep is no switch
+    assert min(by_name["sleeps"]["voluntary"]) > 40  # of 53: one that is over before it began is no switch
     assert min(by_name["compete"]["involuntary"]) > 1
     assert max(by_name["yield_in_turns"]["involuntary"]) > 10
     assert max(by_name["lock_in_turns"]["voluntary"]) > 0
