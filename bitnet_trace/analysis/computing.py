@@ -32,7 +32,7 @@ class Computing:
 def computing(counters: pd.DataFrame, phases: pd.DataFrame) -> Iterator[Computing]:
     """By name and process, the threads that computed in its prefill and decode calls.
 
-    `counters` as of fold_events, `phases` named and with dur_ns.
+    `counters` as of tables.condensed, `phases` named and with dur_ns.
     """
     calls = phases[phases["name"].isin(ENGINE_CALL_NAMES)].astype({"id": "int64"})
     sums = (

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis import intervals
+from bitnet_trace.analysis.phases import names_of
 from bitnet_trace.columns import DURATIONS
 from bitnet_trace.recording.reader import Recording
 
@@ -24,10 +25,9 @@ def durations(recording: Recording, phases: pd.DataFrame) -> pd.DataFrame:
     """
     rows = recording.durations
     rows = rows[(rows["calls"] > 0) & (rows["bucket"] < _MOST_BUCKETS)]
-    names = dict(zip(phases["id"].astype(int), phases["name"].astype(str), strict=True))
     probes = recording.meta.get("probes", [])
     hit_ns = recording.meta.get("cost", {}).get("around_ns", {})
-    named = rows.assign(name=[names.get(int(phase), "unknown") for phase in rows["phase"]])
+    named = rows.assign(name=names_of(rows["phase"].to_numpy(dtype=np.int64), phases))
     found = []
     for (number, name), group in named.groupby(["probe", "name"], sort=False):
         row = int(str(number))

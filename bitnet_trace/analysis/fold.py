@@ -1,5 +1,6 @@
 """Folds streamed events to the counters that `--detail counts` keeps in the kernel: one row per phase and thread."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis.by_kind import ByKind, Columns
+from bitnet_trace.analysis.spans import KEY_SHIFT, LOW_WORD, Spans
 from bitnet_trace.analysis.split import PhaseEdges, as_time
+from bitnet_trace.analysis.sums import MAXIMA, Sums, added, different_keys, sparse, to_int
 from bitnet_trace.recording.layout import (
     COUNTER_FIELDS,
     DURATION_ONLY,
@@ -22,7 +25,6 @@ from bitnet_trace.recording.layout import (
     TlbEvent,
 )
 
-MAXIMA = frozenset({"rss_peak_bytes"})
 PAGE_SHIFT = np.uint64(12)
 
 # futex(2): the operations that sleep (WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2) without their flags, and
@@ -30,8 +32,6 @@ PAGE_SHIFT = np.uint64(12)
 FUTEX_WAITS = np.array([0, 6, 9, 11, 13], dtype=np.uint32)
 FUTEX_OPERATION_MASK = 127
 FUTEX_CALL_WAITS = np.array([200, 201], dtype=np.uint32)
-_KEY_SHIFT = np.uint64(32)
-_LOW_WORD = np.uint64(0xFFFFFFFF)
 _MEMORY_CALLS = {
     Kind.MMAP: "mmap",
     Kind.MUNMAP: "munmap",
@@ -46,12 +46,10 @@ _FAULTS = ("faults_user_minor", "faults_user_major", "faults_kernel_minor", "fau
 FAILED, MAJOR, KERNEL = (np.uint32(flag) for flag in (FaultFlag.FAILED, FaultFlag.MAJOR, FaultFlag.KERNEL))
 FULL_FLUSH = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NUMBER = {name: number for number, name in enumerate(COUNTER_FIELDS)}
-_LARGEST_SUM = float(1 << 62)
-_SIZE_AT_LEAST = 4_000_000
+_SIZE_AT_LEAST = 12_000_000
 
 Events = npt.NDArray[np.void]
 Amounts = npt.NDArray[np.integer[Any]]
-Rows = npt.NDArray[np.intp]
 
 
 def no_counters() -> pd.DataFrame:
@@ -71,7 +69,7 @@ def fold_events(events: Events | Iterable[Events], phases: pd.DataFrame) -> pd.D
     folding = Folding(phases)
     for batch in [events] if isinstance(events, np.ndarray) else events:
         folding.add(ByKind(batch))
-    return folding.counters()
+    return folding.sums().table()
 
 
 class Folding:
@@ -86,23 +84,23 @@ class Folding:
         self._sums.append(fold_batch(events, self._edges))
         self._size += self._sums[-1].size
         if self._size > self._limit:  # so that each sum is added up a few times at most, however many batches there are
-            self._sums = [_added(self._sums)]
+            self._sums = [added(self._sums)]
             self._size = self._sums[0].size
             self._limit = 2 * self._size + _SIZE_AT_LEAST
 
-    def counters(self) -> pd.DataFrame:
-        return _added(self._sums).table()
+    def sums(self) -> Sums:
+        return added(self._sums)
 
 
-def fold_batch(events: ByKind, edges: PhaseEdges) -> "Sums":
+def fold_batch(events: ByKind, edges: PhaseEdges) -> Sums:
     """The same of one batch, as plain arrays."""
     edges.expect(len(events))
     return _Fold(events, edges).result()
 
 
-def from_stored(stored: pd.DataFrame) -> pd.DataFrame:
-    """Counters, in the form of `fold_events`, of the deltas that the kernel kept (Recording.stored_counters)."""
-    keys = stored["phase"].to_numpy(dtype=np.uint64) << _KEY_SHIFT | stored["tid"].to_numpy(dtype=np.uint64)
+def from_stored(stored: pd.DataFrame) -> Sums:
+    """The counters of the deltas that the kernel kept (Recording.stored_counters)."""
+    keys = stored["phase"].to_numpy(dtype=np.uint64) << KEY_SHIFT | stored["tid"].to_numpy(dtype=np.uint64)
     unique, place = np.unique(keys, return_inverse=True)
     columns = {}
     for name in COUNTER_FIELDS:
@@ -110,85 +108,8 @@ def from_stored(stored: pd.DataFrame) -> pd.DataFrame:
         if values.any():
             sums = np.zeros(len(unique), dtype=np.int64)
             (np.maximum if name in MAXIMA else np.add).at(sums, place, values)
-            columns[name] = _sparse(sums)
-    return Sums(unique, columns).table()
-
-
-def add_counters(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
-    """Both together: sums, and of maxima the larger."""
-    return _added([Sums.of(left), Sums.of(right)]).table()
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Counters while they are added up: of phase << 32 | tid, `keys` in ascending order.
-
-    `columns`: of a counter the places in `keys` where it is not 0, and its values there; most counters of most keys
-    are 0.
-    """
-
-    keys: npt.NDArray[np.uint64]
-    columns: dict[str, tuple[Rows, npt.NDArray[np.int64]]]
-
-    @staticmethod
-    def of(table: pd.DataFrame) -> "Sums":
-        """Of a table whose keys differ."""
-        phase, tid = (table.index.get_level_values(name).to_numpy(dtype=np.uint64) for name in ("phase", "tid"))
-        keys = phase << _KEY_SHIFT | tid
-        order = np.argsort(keys)
-        values = {name: table[name].to_numpy(dtype=np.int64)[order] for name in COUNTER_FIELDS}
-        return Sums(keys[order], {name: _sparse(column) for name, column in values.items() if column.any()})
-
-    @property
-    def size(self) -> int:
-        """How many numbers it consists of."""
-        return len(self.keys) + sum(len(rows) for rows, _ in self.columns.values())
-
-    def table(self) -> pd.DataFrame:
-        phase, tid = (self.keys >> _KEY_SHIFT).astype(np.int64), (self.keys & _LOW_WORD).astype(np.int64)
-        is_first = np.append(True, phase[1:] != phase[:-1])[: len(phase)]
-        code, tids = pd.factorize(tid, sort=True)
-        index = pd.MultiIndex(
-            levels=[phase[is_first], np.asarray(tids)],  # type: ignore[list-item]
-            codes=[np.cumsum(is_first) - 1, code],  # type: ignore[list-item]
-            names=["phase", "tid"],
-            verify_integrity=False,
-        )
-        nothing = np.zeros(len(self.keys), dtype=np.int64)
-        values = dict.fromkeys(COUNTER_FIELDS, nothing)  # one array for all that are 0 everywhere
-        for name, (rows, amounts) in self.columns.items():
-            values[name] = np.zeros(len(self.keys), dtype=np.int64)
-            values[name][rows] = amounts
-        return pd.DataFrame(values, index=index, copy=False)
-
-
-def _added(sums: list[Sums]) -> Sums:
-    if len(sums) == 1:
-        return sums[0]
-    keys = _different([one.keys for one in sums])
-    places = [np.searchsorted(keys, one.keys) for one in sums]
-    columns = {}
-    for name in COUNTER_FIELDS:  # one after the other: memory for one is enough
-        parts = [(place, *one.columns[name]) for place, one in zip(places, sums, strict=True) if name in one.columns]
-        if parts:
-            values = np.zeros(len(keys), dtype=np.int64)
-            for place, rows, amounts in parts:
-                at = place[rows]  # each once
-                values[at] = np.maximum(values[at], amounts) if name in MAXIMA else values[at] + amounts
-            columns[name] = _sparse(values)
-    return Sums(keys, columns)
-
-
-def _different(keys: list[npt.NDArray[np.uint64]]) -> npt.NDArray[np.uint64]:
-    """The different ones, in ascending order: nearly in order already, for which this sort is made."""
-    every = np.sort(np.concatenate([np.empty(0, np.uint64), *keys]), kind="stable")
-    different: npt.NDArray[np.uint64] = every[np.append(True, every[1:] != every[:-1])[: len(every)]]
-    return different
-
-
-def _sparse(values: npt.NDArray[np.int64]) -> tuple[Rows, npt.NDArray[np.int64]]:
-    rows = np.flatnonzero(values)
-    return rows, values[rows]
+            columns[name] = sparse(sums)
+    return Sums(unique, columns)
 
 
 @dataclass(frozen=True)
@@ -212,12 +133,13 @@ class _Fold:
         self._edges = edges
         counted = self._steps().keys()
         self._rows = {kind: events.columns_of(kind) for kind in events.kinds if kind in counted}
-        keys = [rows["phase"].astype(np.uint64) << _KEY_SHIFT | rows["tid"] for rows in self._rows.values()]
+        keys = [rows["phase"].astype(np.uint64) << KEY_SHIFT | rows["tid"] for rows in self._rows.values()]
         self._code, self._keys = pd.factorize(np.concatenate([np.empty(0, np.uint64), *keys]), sort=True)
-        self._begin_ns, self._pid = edges.lookup((self._keys >> _KEY_SHIFT).astype(np.uint32))
+        self._begin_ns, self._pid = edges.lookup((self._keys >> KEY_SHIFT).astype(np.uint32))
         self._sums: dict[str, npt.NDArray[Any]] = {}  # of those that are not all 0
-        # Parts of durations in other phases than their record's: counter, keys, amounts.
+        # Parts of durations in other phases than their record's (counter, keys, amounts), and those that they fill.
         self._moved: list[tuple[str, npt.NDArray[np.uint64], npt.NDArray[np.float64]]] = []
+        self._spans: dict[str, list[Spans]] = defaultdict(list)
 
     def _steps(self) -> dict[int, Callable[[_Rows], None]]:
         """What is done with each kind. Not kept: what refers to itself keeps its arrays until Python looks for such."""
@@ -248,11 +170,11 @@ class _Fold:
         return self._gathered()
 
     def _gathered(self) -> Sums:
-        keys = _different([self._keys, *(keys for _, keys, _ in self._moved)])
+        keys = different_keys([self._keys, *(keys for _, keys, _ in self._moved)])
         place = np.searchsorted(keys, self._keys)
         columns = {}
         for name, own in self._sums.items():
-            rows = np.flatnonzero(own)
+            rows = np.flatnonzero(own != 0)
             columns[name] = place[rows], to_int(own[rows])
         for name, moved_keys, ns in self._moved:
             values = np.zeros(len(keys), np.int64)
@@ -260,12 +182,13 @@ class _Fold:
                 rows, amounts = columns[name]
                 values[rows] = amounts
             values[np.searchsorted(keys, moved_keys)] += to_int(ns)
-            columns[name] = _sparse(values)
+            columns[name] = sparse(values)
         some = np.zeros(len(keys), dtype=bool)
         for rows, _ in columns.values():
             some[rows] = True
         number = np.cumsum(some) - 1
-        return Sums(keys[some], {name: (number[rows], amounts) for name, (rows, amounts) in columns.items()})
+        spans = {name: Spans.together(of_name) for name, of_name in self._spans.items()}
+        return Sums(keys[some], {name: (number[rows], amounts) for name, (rows, amounts) in columns.items()}, spans)
 
     def _add(self, name: str, rows: _Rows, amount: Amounts | None = None) -> None:
         """Adds 1, or `amount`, for each of `rows` to the counter in the row's own phase."""
@@ -285,10 +208,14 @@ class _Fold:
         self._add(name, rows.where(~over_edge), length[~over_edge])
         crossing = rows.where(over_edge)
         phase, tid, pid = crossing["phase"], crossing["tid"], self._pid[crossing.code]
-        for parts in self._edges.split(end_ns[over_edge], length[over_edge], phase, pid):
-            keys = parts.phase.astype(np.uint64) << _KEY_SHIFT | tid[parts.event]
+        for parts, fills in self._edges.split(end_ns[over_edge], length[over_edge], phase, pid):
+            keys = parts.phase.astype(np.uint64) << KEY_SHIFT | tid[parts.event]
             code, unique = pd.factorize(keys)
             self._moved.append((name, unique, np.bincount(code, weights=parts.ns).astype(np.float64)))
+            if len(fills.event):
+                own = tid[fills.event].astype(np.int64)
+                pids = np.full(len(own), fills.pid)
+                self._spans[name].append(Spans(self._edges, own, pids, fills.first, fills.last))
 
     def _faults(self, rows: _Rows) -> None:
         rows = _counted(rows)
@@ -307,8 +234,8 @@ class _Fold:
 
     def _populate(self, rows: _Rows) -> None:
         both = rows["arg1"]
-        self._add("faults_populate_minor", rows, both & _LOW_WORD)
-        self._add("faults_populate_major", rows, both >> _KEY_SHIFT)
+        self._add("faults_populate_minor", rows, both & LOW_WORD)
+        self._add("faults_populate_major", rows, both >> KEY_SHIFT)
         self._add("populated_bytes", rows, rows["arg2"])
 
     def _switches_out(self, rows: _Rows) -> None:
@@ -375,9 +302,3 @@ class _Fold:
 def _counted(rows: _Rows) -> _Rows:
     """Those that are events themselves and not only a duration of one that was counted already."""
     return rows.where(rows["arg0"] < DURATION_ONLY)
-
-
-def to_int(sums: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Sums are whole numbers below 2^53 (104 days in ns), so exact; damage is kept in the range of int64."""
-    limited: npt.NDArray[np.int64] = np.minimum(sums, _LARGEST_SUM).astype(np.int64)
-    return limited

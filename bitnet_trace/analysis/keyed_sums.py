@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bitnet_trace.analysis.fold import to_int
+from bitnet_trace.analysis.sums import to_int
 
 Ints = npt.NDArray[np.int64]
 

@@ -9,9 +9,9 @@ import pandas as pd
 
 from bitnet_trace.analysis.by_kind import ByKind, Columns
 from bitnet_trace.analysis.distribution import Distribution
-from bitnet_trace.analysis.fold import to_int
 from bitnet_trace.analysis.regions import MODEL, PAGE_SHIFT
 from bitnet_trace.analysis.split import as_time
+from bitnet_trace.analysis.sums import to_int
 from bitnet_trace.columns import LOAD_PATH
 from bitnet_trace.recording.layout import DURATION_ONLY, READ_DIRECT, READAHEAD_ASYNC, IoFlag, Kind
 

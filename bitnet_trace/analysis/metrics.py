@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from bitnet_trace.analysis.fold import MAXIMA
 from bitnet_trace.analysis.report import Report
+from bitnet_trace.analysis.sums import MAXIMA
 from bitnet_trace.columns import COUNTERS, PARTS, SUMMARY
 
 SPEED, TIME, COUNTS, CPU = "speed", "time", "counts", "cpu"

@@ -29,14 +29,14 @@ def name_phases(phases: pd.DataFrame) -> pd.DataFrame:
     """
     ordered = phases.sort_values(["begin_ns", "id"], kind="stable").reset_index(drop=True)
     names = np.full(len(ordered), UNKNOWN, dtype=object)
-    tokens: list[int | None] = [None] * len(ordered)
+    tokens = np.zeros(len(ordered), dtype=np.int64)
     rows = _rows(ordered)
     for _, positions in groups(ordered["pid"].to_numpy(dtype=np.int64)):
-        own = [rows[position] for position in positions]
-        for position, name, token in zip(positions, *names_of_process(own), strict=True):
-            names[position] = name
-            tokens[position] = token
-    return ordered.assign(name=pd.array(names, dtype="string"), token=pd.array(tokens, dtype="Int64"))
+        named, numbered = names_of_process([rows[position] for position in positions.tolist()])
+        names[positions] = named
+        tokens[positions] = [token or 0 for token in numbered]
+    token = pd.arrays.IntegerArray(tokens, tokens == 0)
+    return ordered.assign(name=pd.array(names, dtype="string"), token=token)
 
 
 def names_of(ids: npt.NDArray[np.int64], phases: pd.DataFrame) -> npt.NDArray[np.object_]:
@@ -88,7 +88,7 @@ def _rows(phases: pd.DataFrame) -> list[_Phase]:
         phases["warmup"].astype(bool) | phases["before_reset"].astype(bool),
     )
     values = (column.astype(object).where(column.notna(), None).tolist() for column in columns)
-    return [_Phase(*row) for row in zip(*values, strict=True)]
+    return list(map(_Phase._make, zip(*values, strict=True)))
 
 
 @dataclass

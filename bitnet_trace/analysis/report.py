@@ -1,7 +1,7 @@
 """Everything that a report shows, computed once from a recording; what renderers take."""
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,7 @@ from bitnet_trace.analysis.computing import Computing, computing
 from bitnet_trace.analysis.durations import durations
 from bitnet_trace.analysis.fault_places import FaultPlaces, PlaceGatherer
 from bitnet_trace.analysis.findings import Finding, find
-from bitnet_trace.analysis.fold import Folding, add_counters, from_stored
+from bitnet_trace.analysis.fold import Folding, from_stored
 from bitnet_trace.analysis.health import decode_slower_pct, health, unattached
 from bitnet_trace.analysis.huge_pages import Collapses
 from bitnet_trace.analysis.io_uring import IoRequests
@@ -32,6 +32,7 @@ from bitnet_trace.analysis.preemption import Preemptions
 from bitnet_trace.analysis.profile import Profile, frames_of, profile
 from bitnet_trace.analysis.run_queue import RunQueueWaits
 from bitnet_trace.analysis.speed import compare_timings, summary
+from bitnet_trace.analysis.sums import Sums, added
 from bitnet_trace.analysis.tlb import TlbFlushes
 from bitnet_trace.analysis.tlb_reach import TlbReach, tlb_reach
 from bitnet_trace.analysis.token_time import phase_time, token_time
@@ -51,18 +52,17 @@ class Report:
     Tables have the columns of columns/; a missing number is pd.NA in tables and None in dicts. `phases`: a row per
     phase (columns.PHASES and the rest of the recorded row); `by_phase`: a row per phase name; `total`: one row;
     `by_thread`: a row per thread; `tokens`: a row per prefill or decode call; `counters`: index (phase, tid),
-    layout.COUNTER_FIELDS; `taskstats`: a row per thread, columns.TASKSTATS. `run`, `health`, `faults`, `tlb` and `io`
-    are as the JSON output has them (the last two None when they were not traced), `summary` has the keys of
-    columns.SUMMARY, `timings` the rows of `compare_timings`, `taskstats_summary` is that of taskstats.summary.
-    `waits`, `ran_instead` and `run_queue` have the columns WAITS, INSTEAD and RUN_QUEUE, `preemptions` those of
-    Preemptions.by_phase, and no rows where only counters were kept. `token_time`: a row per call, columns.TOKEN_TIME;
-    `phase_time`: a row for prefill and decode, columns.PHASE_TIME; neither has rows where time on a CPU was not traced.
-    `run_queue_histogram`: {phase name: [(from ns, waits)]}. `findings`: what is wrong, the gravest first. `names`: of
-    all threads. `places`: where faults fell; None where only counters were kept, as `load_path` (columns.LOAD_PATH).
-    `operations`: None where they were not asked for.
-    `load_requests`: sizes and latencies of the reads of models; None without any. `perf`: None where no counters were
-    asked for. `tlb_reach`: None where the CPU does not tell. `collapses`: columns.COLLAPSES. `numa`: None where it
-    is not known.
+    layout.COUNTER_FIELDS, made of `sums` when it is asked for; `taskstats`: a row per thread, columns.TASKSTATS.
+    `run`, `health`, `faults`, `tlb` and `io` are as the JSON output has them (the last two None when they were not
+    traced), `summary` has the keys of columns.SUMMARY, `timings` the rows of `compare_timings`, `taskstats_summary`
+    is that of taskstats.summary. `waits`, `ran_instead` and `run_queue` have the columns WAITS, INSTEAD and
+    RUN_QUEUE, `preemptions` those of Preemptions.by_phase, and no rows where only counters were kept. `token_time`: a
+    row per call, columns.TOKEN_TIME; `phase_time`: a row for prefill and decode, columns.PHASE_TIME; neither has rows
+    where time on a CPU was not traced. `run_queue_histogram`: {phase name: [(from ns, waits)]}. `findings`: what is
+    wrong, the gravest first. `names`: of all threads. `places`: where faults fell; None where only counters were
+    kept, as `load_path` (columns.LOAD_PATH). `operations`: None where they were not asked for. `load_requests`: sizes
+    and latencies of the reads of models; None without any. `perf`: None where no counters were asked for.
+    `tlb_reach`: None where the CPU does not tell. `collapses`: columns.COLLAPSES. `numa`: None where it is not known.
     """
 
     recording: Recording
@@ -78,7 +78,7 @@ class Report:
     faults: dict[str, Any]
     tlb: dict[str, Any] | None
     io: dict[str, Any] | None
-    counters: pd.DataFrame
+    sums: Sums
     taskstats: pd.DataFrame
     taskstats_summary: dict[str, Any]
     profile: Profile | None
@@ -103,6 +103,10 @@ class Report:
     collapses: pd.DataFrame = field(default_factory=pd.DataFrame)
     operations: OperationReport | None = None
     durations: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @cached_property
+    def counters(self) -> pd.DataFrame:
+        return self.sums.table()
 
 
 def build_report(recording: Recording, may_fork: bool = False) -> Report:
@@ -138,24 +142,22 @@ def build_report(recording: Recording, may_fork: bool = False) -> Report:
         preemptions.add(absences)
         barriers.add(events, absences)
         latest_ns = max(latest_ns, events.latest_ns)
-    folded = folding.counters()
-    stored = from_stored(recording.stored_counters)
-    counters = add_counters(stored, folded) if len(stored) else folded
+    sums = added([from_stored(recording.stored_counters), folding.sums()])
     start_ns, end_ns = _span(recording.meta, named, latest_ns)
     phases = tables.with_durations(named, start_ns, end_ns)
     meta = recording.meta
     state = health(meta, recording.n_events, recording.complete, recording.warnings)
     blind = unattached(state["probes"])
     numbers = summary(phases)
-    few = tables.condensed(counters, phases)
+    few = tables.condensed(sums, phases)
     compared = taskstats.compare(recording.taskstats, few, phases, recording.threads, blind)
     total = tables.without_unattached(tables.total(few), COUNTERS, blind)
     names = ThreadNames(recording.threads, meta.get("neighbours", {}))
     by_thread = tables.without_unattached(tables.by_thread(few, phases, recording.threads), COUNTERS, blind)
     sampled = profile(recording, phases, frames, wait_stacks)
     timed = phases if by_thread["cpu_ns"].notna().all() else phases[:0]
-    calls = token_time(counters, timed, by_thread, sampled)
-    computed = tuple(computing(counters, phases))
+    calls = token_time(sums, timed, by_thread, sampled)
+    computed = tuple(computing(few, phases))
     state["decode_slower_pct_at_most"] = decode_slower_pct(state["overhead_pct_estimate"], computed)
     met = barriers.result()
     report = Report(
@@ -168,11 +170,11 @@ def build_report(recording: Recording, may_fork: bool = False) -> Report:
         by_phase=tables.without_unattached(tables.by_phase(few, phases), COUNTERS, blind),
         total=total,
         by_thread=by_thread,
-        tokens=tables.without_unattached(tables.tokens(counters, phases), TOKENS, blind),
+        tokens=tables.without_unattached(tables.tokens(sums, phases), TOKENS, blind),
         faults={"latency_ns": latencies.quantiles()},
         tlb=_tlb(total, flushes),
         io=_io(total, requests, meta),
-        counters=counters,
+        sums=sums,
         taskstats=compared,
         taskstats_summary=taskstats.summary(compared, meta),
         profile=sampled,
@@ -239,11 +241,11 @@ def _sums(total: pd.DataFrame, prefix: str) -> dict[str, int | None]:
 
 def _span(meta: dict[str, Any], phases: pd.DataFrame, latest_ns: int) -> tuple[int, int]:
     """Begin and end of the recording: what the writer noted, else the first and last that was seen."""
-    edges = [int(ns) for column in ("begin_ns", "end_ns") for ns in phases[column].dropna()]
+    edges = pd.concat([phases["begin_ns"], phases["end_ns"]]).dropna()
     start_ns = meta.get("start_ns")
     if start_ns is None:
-        start_ns = min(edges, default=0)
-    seen = max([*edges, min(latest_ns, 1 << 62), start_ns])
+        start_ns = int(edges.min()) if len(edges) else 0
+    seen = max(int(edges.max()) if len(edges) else 0, min(latest_ns, 1 << 62), start_ns)
     wall_ns = meta.get("wall_ns")
     return start_ns, seen if wall_ns is None else max(start_ns + wall_ns, seen)
 

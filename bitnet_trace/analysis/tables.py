@@ -1,7 +1,8 @@
 """Tables of a report: counters summed by phase name, by thread and by engine call.
 
-Inputs are the counters of analysis/fold.py (index (phase, tid), int64 columns) and named phases (`name_phases`).
-Outputs have the columns of columns/; numbers are pandas Int64, a missing one is pd.NA.
+Inputs are the counters of analysis/fold.py (index (phase, tid), int64 columns; or Sums, what such tables are made
+of) and named phases (`name_phases`). Outputs have the columns of columns/; numbers are pandas Int64, a missing one is
+pd.NA.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bitnet_trace.analysis.fold import MAXIMA, to_int
 from bitnet_trace.analysis.phases import PHASE_NAMES, UNKNOWN
+from bitnet_trace.analysis.sums import MAXIMA, Sums, to_int
 from bitnet_trace.columns import COUNTERS, TOKENS, Column
 from bitnet_trace.recording.layout import COUNTER_FIELDS
 from bitnet_trace.recording.phase_log import CALL_ROLES
@@ -40,19 +41,14 @@ def with_durations(phases: pd.DataFrame, start_ns: int, end_ns: int) -> pd.DataF
     )
 
 
-def condensed(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
-    """`counters` with those of all phases of one name and process added up in one of them.
+def condensed(sums: Sums, phases: pd.DataFrame) -> pd.DataFrame:
+    """Counters with those of all phases of one name and process added up in one of them.
 
     Sums by name, process and thread are the same of it as of all counters, of which there may be millions.
     """
     known = phases.drop_duplicates("id", keep="last")
     first = known.groupby(["name", "pid"], sort=False)["id"].transform("first").to_numpy(dtype=np.int64)
-    index = counters.index
-    assert isinstance(index, pd.MultiIndex)
-    own = index.levels[0].to_numpy(dtype=np.int64)
-    place = pd.Index(known["id"].to_numpy(dtype=np.int64)).get_indexer(pd.Index(own))
-    chosen = np.where(place >= 0, np.append(first, -1)[place], own)[index.codes[0]]
-    return _sums_by(counters, pd.DataFrame({"phase": chosen, "tid": index.get_level_values("tid")}))
+    return sums.called(known["id"].to_numpy(dtype=np.int64), first).table()
 
 
 def engine_pids(phases: pd.DataFrame) -> set[int]:
@@ -118,12 +114,10 @@ def thread_sums(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
     return _sums_by(counters, _located(counters, phases)[["pid", "tid"]])
 
 
-def tokens(counters: pd.DataFrame, phases: pd.DataFrame) -> pd.DataFrame:
+def tokens(counters: Sums, phases: pd.DataFrame) -> pd.DataFrame:
     """One row per prefill or decode call, in order of begin: columns.TOKENS."""
     calls = phases[phases["name"].isin(ENGINE_CALL_NAMES)].reset_index(drop=True)
-    by_call = counters[_CALL_FIELDS].groupby(level="phase").sum()
-    sums = by_call.reindex(calls["id"].to_numpy(dtype=np.int64), fill_value=0)
-    sums = sums.reset_index(drop=True).astype("Int64")
+    sums = counters.of_phases(calls["id"].to_numpy(dtype=np.int64), _CALL_FIELDS).astype("Int64")
     fault_columns = ["faults_user_minor", "faults_user_major", "faults_kernel_minor", "faults_kernel_major"]
     table = pd.DataFrame(
         {

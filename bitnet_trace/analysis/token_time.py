@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bitnet_trace.analysis.profile import SPIN_ROLE, Profile
+from bitnet_trace.analysis.sums import Sums
 from bitnet_trace.analysis.tables import ENGINE_CALL_NAMES
 from bitnet_trace.columns import PARTS, PHASE_TIME, TOKEN_TIME
 
@@ -12,9 +13,7 @@ _COUNTERS = ["cpu_ns", "offcpu_ns", "runq_wait_ns", "futex_wait_ns", "read_ns", 
 _WORKING_ROLES = ("main", "compute")
 
 
-def token_time(
-    counters: pd.DataFrame, phases: pd.DataFrame, by_thread: pd.DataFrame, found: Profile | None
-) -> pd.DataFrame:
+def token_time(counters: Sums, phases: pd.DataFrame, by_thread: pd.DataFrame, found: Profile | None) -> pd.DataFrame:
     """A row per prefill or decode call that ended, columns.TOKEN_TIME; the parts add up to `dur_ns`.
 
     Each part is the mean over the threads of the process that compute (`by_thread` has their role). `spin_ns` is the
@@ -24,8 +23,7 @@ def token_time(
     calls = phases[phases["name"].isin(ENGINE_CALL_NAMES) & phases["complete"]].reset_index(drop=True)
     working = by_thread[by_thread["role"].isin(_WORKING_ROLES)]
     n_threads = calls["pid"].map(working.groupby("pid")["tid"].nunique()).fillna(1).to_numpy(dtype=np.float64)
-    own = counters[counters.index.get_level_values("tid").isin(working["tid"])]
-    sums = own[_COUNTERS].groupby(level="phase").sum().reindex(calls["id"].to_numpy(dtype=np.int64), fill_value=0)
+    sums = counters.of_phases(calls["id"].to_numpy(dtype=np.int64), _COUNTERS, working["tid"])
     mean = {name: sums[name].to_numpy(dtype=np.float64) / n_threads for name in _COUNTERS}
     dur_ns = calls["dur_ns"].to_numpy(dtype=np.float64)
     cpu_ns = np.minimum(mean["cpu_ns"], dur_ns)
@@ -75,4 +73,5 @@ def _spin_shares(names: "pd.Series[str]", found: Profile | None) -> npt.NDArray[
     sampled = {phase for shares in found.roles["phase_shares"] for phase in shares}
     spinning = found.roles.loc[found.roles["role"] == SPIN_ROLE, "phase_shares"]
     shares = dict(spinning.iloc[0]) if len(spinning) else {}
-    return np.array([shares.get(name, 0.0) / 100 if name in sampled else np.nan for name in names], dtype=np.float64)
+    by_name = {name: shares.get(name, 0.0) / 100 if name in sampled else np.nan for name in ENGINE_CALL_NAMES}
+    return names.map(by_name).to_numpy(dtype=np.float64)

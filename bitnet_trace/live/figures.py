@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from bitnet_trace.analysis.computing import COMPUTES_SHARE
+from bitnet_trace.analysis.spans import KEY_SHIFT, LOW_WORD
 from bitnet_trace.analysis.tables import COMPUTE_MIN_SHARE, ENGINE_CALL_NAMES, IO_URING_COMMS
 from bitnet_trace.columns import COUNTERS, PLACE_SUMS
 from bitnet_trace.live.fold import Fold, PhaseTotals
 from bitnet_trace.live.model import Frame, FunctionLine, PlaceLine, ThreadLine, TokenLine
 from bitnet_trace.live.notices import Computed, notices
 from bitnet_trace.live.phase_book import NAMES
-from bitnet_trace.live.sums import KEY_SHIFT, LOW_WORD, by_group, counter
+from bitnet_trace.live.sums import by_group, counter
 from bitnet_trace.recording.layout import COUNTER_FIELDS
 
 N_TOKENS, N_FUNCTIONS, N_PLACES = 100, 100, 250

@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 from bitnet_trace.analysis.by_kind import ByKind
 from bitnet_trace.analysis.fold import fold_batch
+from bitnet_trace.analysis.spans import KEY_SHIFT, LOW_WORD
 from bitnet_trace.analysis.split import PhaseEdges
 from bitnet_trace.live.happenings import Happenings
 from bitnet_trace.live.phase_book import NAMES, PhaseBook
 from bitnet_trace.live.places import Places
 from bitnet_trace.live.samples import SampleSums
 from bitnet_trace.live.stragglers import Stragglers
-from bitnet_trace.live.sums import KEY_SHIFT, LOW_WORD, NOTHING, Sums, added, stored_sums
+from bitnet_trace.live.sums import NOTHING, Sums, added, stored_sums
 from bitnet_trace.live.threads import ThreadTable
 from bitnet_trace.recording.layout import EVENT_DTYPE
 from bitnet_trace.recording.phase_log import CALL_ROLES
@@ -258,7 +259,7 @@ class Fold:
         self.threads.take_events(events)
         self.stragglers.take_events(events)
         self.places.take_events(events, edges)
-        self._add(Sums.of(fold_batch(events, edges)))
+        self._add(Sums.of(fold_batch(events, edges).spread()))
 
     def _add(self, sums: Sums) -> None:
         codes = self.book.codes_of((sums.keys >> KEY_SHIFT).astype(np.uint32))

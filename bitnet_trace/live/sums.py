@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitnet_trace.analysis import fold
+from bitnet_trace.analysis import sums as analysis
+from bitnet_trace.analysis.spans import KEY_SHIFT
 from bitnet_trace.analysis.split import as_time
 from bitnet_trace.recording.layout import COUNTER_FIELDS
 
-KEY_SHIFT = np.uint64(32)
-LOW_WORD = np.uint64(0xFFFFFFFF)
 _NUMBER = {name: number for number, name in enumerate(COUNTER_FIELDS)}
-_MAXIMA = np.array([name in fold.MAXIMA for name in COUNTER_FIELDS])
+_MAXIMA = np.array([name in analysis.MAXIMA for name in COUNTER_FIELDS])
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Sums:
     values: npt.NDArray[np.int64]
 
     @staticmethod
-    def of(sums: fold.Sums) -> "Sums":
+    def of(sums: analysis.Sums) -> "Sums":
         values = np.zeros((len(COUNTER_FIELDS), len(sums.keys)), np.int64)
         for name, (rows, amounts) in sums.columns.items():
             values[_NUMBER[name], rows] = amounts

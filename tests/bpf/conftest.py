@@ -20,7 +20,8 @@ import pytest
 
 import bitnet_trace
 from bitnet_trace import host
-from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored
+from bitnet_trace.analysis.fold import fold_events, from_stored
+from bitnet_trace.analysis.sums import Sums, added
 from bitnet_trace.recording.layout import COUNTER_FIELDS
 from bitnet_trace.recording.reader import Recording, open_recording
 
@@ -96,7 +97,7 @@ class Traced:
     def counters(self) -> pd.DataFrame:
         """index (phase, tid), one column per field of struct counters; the same in both details."""
         folded = fold_events(self.recording.event_batches(), self.recording.phases)
-        return add_counters(from_stored(self.recording.stored_counters), folded)
+        return added([from_stored(self.recording.stored_counters), Sums.of(folded)]).table()
 
     def total(self, tids: Sequence[int], phases: Sequence[int] | None = None) -> pd.Series:
         """Sums over threads and phases (all of them when None)."""

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from traces import PID, event, events, phase_row, phase_table
 
-from bitnet_trace.analysis.fold import add_counters, fold_events, from_stored, no_counters
+from bitnet_trace.analysis.by_kind import ByKind
+from bitnet_trace.analysis.fold import Folding, fold_events, from_stored, no_counters
 from bitnet_trace.analysis.phases import timelines
+from bitnet_trace.analysis.sums import Sums, added
 from bitnet_trace.recording.layout import (
     COUNTER_FIELDS,
     DURATION_ONLY,
@@ -242,7 +244,7 @@ def test_a_duration_only_record_counts_nothing(kind, arg0, arg1, arg2, expected)
 def test_peak_memory_is_a_maximum_over_batches_and_all_else_a_sum():
     one = fold_events(events(event(Kind.RSS, 80, arg1=500), event(Kind.YIELD, 80)), THREE_PHASES)
     two = fold_events(events(event(Kind.RSS, 90, arg1=300), event(Kind.YIELD, 90)), THREE_PHASES)
-    both = add_counters(one, two).loc[(1, PID)]
+    both = added([Sums.of(one), Sums.of(two)]).table().loc[(1, PID)]
     assert (both["rss_peak_bytes"], both["sched_yield_calls"]) == (500, 2)
 
 
@@ -250,7 +252,7 @@ def test_stored_deltas_are_summed_and_peaks_are_not():
     deltas = np.zeros(3, dtype=COUNTER_DTYPE)
     deltas["phase"], deltas["tid"] = [1, 1, 2], [9, 9, 9]
     deltas["read_calls"], deltas["rss_peak_bytes"] = [1, 2, 4], [70, 50, 60]
-    table = from_stored(pd.DataFrame(deltas))
+    table = from_stored(pd.DataFrame(deltas)).table()
     assert table.loc[(1, 9)][["read_calls", "rss_peak_bytes"]].tolist() == [3, 70]
     assert table.loc[(2, 9)][["read_calls", "rss_peak_bytes"]].tolist() == [4, 60]
 
@@ -345,6 +347,27 @@ def test_events_fold_to_what_every_nanosecond_adds_up_to(run, batch_size):
     assert nonzero(fold_events(batches, phases)) == dict(by_brute_force(edges, intervals, points))
 
 
+@given(runs(), st.lists(st.integers(0, 2), min_size=9, max_size=9), st.sets(st.integers(PID, PID + 2)))
+@settings(deadline=None, max_examples=150)
+def test_sums_by_name_and_of_phases_are_those_of_all_their_parts(run, names, tids):
+    phases, edges, intervals, _points = run
+    folding = Folding(phases)
+    for one in intervals:
+        folding.add(ByKind(events(record(*one, phase_at(edges, one[3])))))
+    sums = folding.sums()
+    table, ids = sums.table(), phases["id"].to_numpy(np.int64)
+    by_name = np.array(names[: len(ids)], np.int64)
+    own = table.index.get_level_values("phase").map(dict(zip(ids, by_name, strict=True))).rename("phase")
+    expected = table.groupby([own, table.index.get_level_values("tid")]).sum()
+    assert nonzero(sums.called(ids, by_name).table()) == nonzero(expected)
+    chosen = table[table.index.get_level_values("tid").isin(tids)]
+    for several, of_threads in ((None, table), (tids, chosen)):
+        expected = of_threads.groupby(level="phase").sum().reindex(ids, fill_value=0).reset_index(drop=True)
+        names_of_time = list(DURATION.values())
+        found = sums.of_phases(ids, names_of_time, several)
+        pd.testing.assert_frame_equal(found, expected[names_of_time], check_names=False)
+
+
 @given(runs())
 @settings(deadline=None, max_examples=150)
 def test_counting_in_the_kernel_and_folding_the_stream_agree(run):
@@ -366,7 +389,7 @@ def test_counting_in_the_kernel_and_folding_the_stream_agree(run):
     deltas = np.zeros(len(stored), dtype=COUNTER_DTYPE)
     for row, ((phase, tid, name), value) in zip(deltas, stored.items(), strict=True):
         row["phase"], row["tid"], row[name] = phase, tid, value
-    counted = add_counters(from_stored(pd.DataFrame(deltas)), fold_events(events(*carried), phases))
+    counted = added([from_stored(pd.DataFrame(deltas)), Sums.of(fold_events(events(*carried), phases))]).table()
     assert nonzero(counted) == nonzero(fold_events(events(*stream), phases))
 
 
@@ -383,7 +406,7 @@ def test_any_values_fold_without_an_error(rows, spans):
 
 
 def test_a_claim_to_reach_over_every_phase_is_split_in_pieces(monkeypatch):
-    monkeypatch.setattr("bitnet_trace.analysis.split._MAX_PARTS", 7)
+    monkeypatch.setattr("bitnet_trace.analysis.spans._MAX_PARTS", 7)
     phases = phase_table(*(phase_row(i + 1, 10 * i, 10 * i + 10) for i in range(20)))
     rows = [event(Kind.SWITCH_OUT, 200, 20, PID + i, arg1=200 - i, arg0=SwitchFlag.EXIT) for i in range(9)]
     table = fold_events(events(*rows), phases)["cpu_ns"]

@@ -27,6 +27,7 @@ from bitnet_trace.analysis.latency import FaultLatencies
 from bitnet_trace.analysis.phases import PHASE_NAMES, name_phases
 from bitnet_trace.analysis.report import build_report
 from bitnet_trace.analysis.speed import compare_timings, summary
+from bitnet_trace.analysis.sums import Sums
 from bitnet_trace.columns import COUNTERS, PHASE_SUMS, PHASES, THREADS, TOKENS
 from bitnet_trace.recording.layout import COUNTER_FIELDS, FaultFlag, Kind, Role, SwitchFlag
 from bitnet_trace.recording.reader import open_recording
@@ -139,7 +140,7 @@ def test_a_row_per_engine_call():
         ),
         TWO_PROCESSES,
     )
-    table = tables.tokens(counters, spans(TWO_PROCESSES))
+    table = tables.tokens(Sums.of(counters), spans(TWO_PROCESSES))
     assert table.columns.tolist() == [column.key for column in TOKENS]
     prefill, decode = table.astype(object).where(table.notna(), None).to_dict("records")
     assert prefill == {
