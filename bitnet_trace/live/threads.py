@@ -14,8 +14,7 @@ from bitnet_trace.recording.layout import DURATION_ONLY, Kind, SwitchFlag
 
 _MOST_ENDED = 256  # threads that have ended and are kept
 _STATES = ((1, "S"), (2, "D"), (4, "T"), (8, "t"))  # include/linux/sched.h
-_TAIL = 20_000
-_LARGEST_TID = (1 << 22) - 1  # PID_MAX_LIMIT
+_TAIL = 5_000
 _STATE_SHIFT, _STATE_BITS = 8, 0x7FF
 _POLICIES = {0: "other", 1: "fifo", 2: "rr", 3: "batch", 5: "idle", 6: "deadline"}
 
@@ -108,10 +107,8 @@ class ThreadTable:
 def _last_by_tid(events: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
     """Of each thread the last event, in any order; EVENT_DTYPE, in the order of time."""
     if len(events) > _TAIL:  # threads that switch often are among the last: the others are looked for
-        tids = events["tid"] & _LARGEST_TID
-        often = np.zeros(_LARGEST_TID + 1, bool)
-        often[tids[-_TAIL:]] = True
-        events = np.concatenate([events.compress(~often[tids]), events[-_TAIL:]])
+        often = np.unique(events["tid"][-_TAIL:])
+        events = np.concatenate([events.compress(~np.isin(events["tid"], often)), events[-_TAIL:]])
     events = events[events["arg0"] < DURATION_ONLY]
     place, tids = pd.factorize(events["tid"])
     last = np.empty(len(tids), np.intp)
