@@ -1,8 +1,10 @@
 """Who took the CPU from whom, by phase."""
 
+import numpy as np
 import pandas as pd
 
 from bitnet_trace.analysis.absences import PREEMPTED, Absences, join
+from bitnet_trace.analysis.phases import names_of
 
 _KEYS = ["phase", "tid", "next"]
 _MAX_PENDING = 1_000_000
@@ -34,8 +36,6 @@ class Preemptions:
         `phases` has id and name.
         """
         self._add_up()
-        table = self._sums
-        names = phases.drop_duplicates("id").set_index("id")["name"].astype(object)
-        table["name"] = names.reindex(table["phase"].to_numpy()).to_numpy()
+        table = self._sums.assign(name=names_of(self._sums["phase"].to_numpy(dtype=np.int64), phases))
         sums: pd.DataFrame = table.groupby(["name", "tid", "next"], as_index=False)[["count", "offcpu_ns"]].sum()
         return sums

@@ -55,8 +55,12 @@ def bench_attached(folder: Path) -> None:
 def bench_reports(folder: Path, recording: Path | None) -> None:
     if recording is None:
         recording = folder / "demo.btrace"
-        command = [sys.executable, "-m", "bitnet_trace", "demo", "-o", str(recording)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for tokens, name in ((32, "starts"), (512, "decodes")):
+            made = folder / f"{name}.btrace"
+            command = [sys.executable, "-m", "bitnet_trace", "demo", "--tokens", str(tokens), "-o", str(made)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            bench_reports(folder, made)
+        return
     print(f"\nreports of {recording.name}, again and again")
     print("  events    form         s    on CPU   s a million     GiB      MB")
     for millions in (1, 3, 10):
